@@ -1,0 +1,41 @@
+"""Option values as both daemons take them. For use in `makeService`: each check ends the process with a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from filefly.daemon.service import refuse
+from filefly.units import parse_size
+from filefly.wire.address import listening_endpoint
+
+
+def positive(text: str) -> int:
+    """Return a whole number above zero; raises ValueError with a sentence."""
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def size(text: str | int) -> int:
+    """Return a positive number of bytes; raises ValueError with a sentence."""
+    number = parse_size(str(text))
+    if number < 1:
+        raise ValueError("must be at least 1 byte")
+    return number
+
+
+def absolute(text: str) -> Path:
+    """Return a path that still holds after a daemon has left the folder it was started in."""
+    return Path(text).expanduser().absolute()
+
+
+def bind(reactor: Any, daemon: str, address: str) -> IStreamServerEndpoint:
+    """Bind `--addr` before the fork."""
+    try:
+        return listening_endpoint(reactor, address)
+    except ValueError as error:
+        refuse(daemon, f"--addr: {error}")
+    except OSError as error:
+        refuse(daemon, f"cannot listen on {address}: {error.strerror}; stop what uses it, or name another --addr")

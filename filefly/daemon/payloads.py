@@ -1,0 +1,54 @@
+"""Long answers: bytes of any number behind a line, or in base64 inside one, in bounded memory."""
+
+import binascii
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from twisted.internet.error import ConnectionClosed
+from twisted.logger import Logger
+
+from filefly.errors import FileFlyError, Internal
+from filefly.wire.framing import Conversation
+from filefly.wire.messages import Reply, encode, error_reply
+
+_log = Logger()
+_STATUS_OK = encode(Reply()).removesuffix(b"}") + b","
+
+Pieces = AsyncGenerator[bytes, None]
+
+
+async def send_raw(conversation: Conversation, head: Reply, pieces: Pieces) -> None:
+    """Send `head` as a line, then the bytes that it announces; a failure half-way aborts the connection."""
+    await conversation.send(encode(head) + b"\n")
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await conversation.send(piece)
+    except BaseException:
+        conversation.abort()
+        raise
+
+
+async def send_base64(conversation: Conversation, head: Reply, pieces: Pieces) -> None:
+    """Send one line: the fields of `head`, the pieces as `data`, and `status` last, so that a failure half-way shows."""
+    fields = encode(head).removeprefix(_STATUS_OK)
+    await conversation.send(b"{" + fields.removesuffix(b"}") + b',"data":"')
+    ending: Any = Reply()
+    carried = b""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                whole = carried + piece
+                cut = len(whole) - len(whole) % 3
+                carried = whole[cut:]
+                await conversation.send(binascii.b2a_base64(memoryview(whole)[:cut], newline=False))
+        await conversation.send(binascii.b2a_base64(carried, newline=False))
+    except ConnectionClosed:
+        raise
+    except FileFlyError as error:
+        ending = error_reply(error)
+    except Exception:  # framing's broad except, for an answer that has begun
+        _log.failure("an answer failed half-way")
+        ending = error_reply(Internal())
+    await conversation.send(b'",' + encode(ending)[1:] + b"\n")

@@ -1,0 +1,141 @@
+"""The server's end of a conversation: read a request, answer it, go on to the next."""
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed, ConnectionDone
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from filefly.errors import BadRequest, FileFlyError, Internal, TooLarge
+from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
+from filefly.wire.messages import (
+    CommandTable,
+    Reply,
+    Request,
+    declared_payload,
+    decode_object,
+    decode_request,
+    encode,
+    error_reply,
+)
+
+
+class Verbs(Protocol):
+    """What a server can do, apart from how it is asked."""
+
+    commands: CommandTable
+    max_payload: int
+
+    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+        """Carry out `request` and return its reply, or None if the reply was sent on `conversation` already.
+
+        The request's payload, if it has one, is next on `conversation`; what is left of it will be skipped. Raises
+        FileFlyError for an error reply.
+        """
+
+
+class _EndOfConversation(Exception):
+    """Nothing more of the input can be understood."""
+
+
+class ServerProtocol(Conversation):
+    """Answers the requests of one connection, one after another, in order."""
+
+    log = Logger()
+    factory: "ServerFactory"
+
+    def __init__(self, clock: Any, verbs: Verbs, max_line: int) -> None:
+        super().__init__(clock, max_line)
+        self._verbs = verbs
+        self._answering = False
+        self._leaving = False
+        self._gone: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        """Begin to answer."""
+        super().connectionMade()
+        self.factory.conversations[self] = Deferred.fromCoroutine(self._converse())
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 - Twisted's signature
+        """Let the conversation end."""
+        super().connectionLost(reason)
+        self._gone.callback(None)
+
+    def leave(self) -> None:
+        """Close after the request in flight, if there is one; the factory's Deferred fires when all is over."""
+        self._leaving = True
+        if not self._answering:
+            self.close()
+
+    async def _converse(self) -> None:
+        try:
+            while not self._leaving and (line := await self.receive_line()) is not None:
+                self._answering = True
+                await self._answer(line)
+                self._answering = False
+            self.close()
+        except TooLarge as error:
+            self.send(encode(error_reply(error)), b"\n").addErrback(lambda _gone: None)
+            self.close_gently()
+        except _EndOfConversation:
+            self.close_gently()
+        except ConnectionClosed:
+            pass
+        except Exception:  # this is framing's own broad except: the last resort of one connection
+            self.log.failure("conversation with {peer} failed", peer=self.transport.getPeer())
+            self.abort()
+        await self._gone
+        self.factory.conversations.pop(self, None)
+
+    async def _answer(self, line: bytes) -> None:
+        try:
+            fields = decode_object(line)
+        except BadRequest as error:
+            await self._reply(error_reply(error))
+            return
+        try:
+            payload = declared_payload(fields)
+            if payload > self._verbs.max_payload:
+                raise TooLarge(f"size is over the limit of {self._verbs.max_payload} bytes (--max-block-size)")
+        except FileFlyError as error:
+            await self._reply(error_reply(error))
+            raise _EndOfConversation from None
+        self.begin_payload(payload)
+        try:
+            try:
+                reply = await self._verbs.answer(decode_request(fields, self._verbs.commands), self)
+            finally:
+                await self.skip_payload()
+        except FileFlyError as error:
+            await self._reply(error_reply(error))
+        except ConnectionClosed:
+            raise
+        except Exception:  # framing's broad except: any other failure is an error reply
+            self.log.failure("{command} failed", command=fields.get("command"))
+            await self._reply(error_reply(Internal()))
+        else:
+            if reply is not None:
+                await self._reply(reply)
+
+    def _reply(self, reply: Any) -> Deferred[None]:
+        return self.send(encode(reply) + b"\n")
+
+
+class ServerFactory(Factory):
+    """Makes a ServerProtocol for each connection and knows those that are alive."""
+
+    noisy = False
+
+    def __init__(self, clock: Any, verbs: Verbs, max_line: int = DEFAULT_MAX_LINE) -> None:
+        self._clock = clock
+        self._verbs = verbs
+        self._max_line = max_line
+        self.conversations: dict[ServerProtocol, Deferred[None]] = {}
+
+    def buildProtocol(self, addr: Any) -> ServerProtocol:  # type: ignore[override]  # its bound is private to Twisted
+        """Make the server's end of a new connection."""
+        protocol = ServerProtocol(self._clock, self._verbs, self._max_line)
+        protocol.factory = self
+        return protocol

@@ -1,0 +1,86 @@
+"""A daemon's life: start what it needs after twistd has forked, listen, and stop in order."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from filefly.daemon.protocol import ServerFactory, ServerProtocol
+
+STOP_DEADLINE_SECONDS = 10.0
+
+
+class Part(Protocol):
+    """Something that a daemon starts before it listens, and stops after its last request."""
+
+    def start(self) -> None:
+        """Start, in the reactor's thread."""
+
+    def stop(self) -> Any:
+        """Stop; may return a Deferred."""
+
+
+class DaemonService(Service):
+    """One daemon; stops its port, then its requests in flight (with a deadline), then its parts, last to first."""
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, name: str, endpoint: IStreamServerEndpoint, factory: ServerFactory, parts: Sequence[Part]
+    ) -> None:
+        self.setName(name)
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._factory = factory
+        self._parts = parts
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """Start the parts, then listen."""
+        super().startService()
+        for part in self._parts:
+            part.start()
+        self._endpoint.listen(self._factory).addCallbacks(self._listening, self._not_listening)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        self.log.info("{daemon} is listening on {address}", daemon=self.name, address=port.getHost())
+
+    def _not_listening(self, failure: Failure) -> NoReturn:
+        # Only an endpoint string gets here: a HOST:PORT was bound before the fork.
+        refuse(str(self.name), f"cannot listen: {failure.getErrorMessage()}")
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order; fires when all is over."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+        await self._requests_in_flight()
+        for part in reversed(self._parts):
+            await maybeDeferred(part.stop)
+
+    async def _requests_in_flight(self) -> None:
+        conversations = dict(self._factory.conversations)
+        for conversation in conversations:
+            conversation.leave()
+        deadline = self._reactor.callLater(STOP_DEADLINE_SECONDS, _abort_all, conversations)
+        await DeferredList(list(conversations.values()))
+        if deadline.active():
+            deadline.cancel()
+
+
+def _abort_all(conversations: Sequence[ServerProtocol]) -> None:
+    for conversation in conversations:
+        conversation.abort()
+
+
+def refuse(daemon: str, sentence: str) -> NoReturn:
+    """End the process with a sentence and exit status 1; twistd turns anything else into a traceback."""
+    raise SystemExit(f"{daemon}: {sentence}")

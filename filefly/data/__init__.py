@@ -1,0 +1,1 @@
+"""The data server: keeps every block as one plain file."""

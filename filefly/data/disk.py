@@ -1,0 +1,70 @@
+"""What the block store asks of the operating system, in one small object, so that tests can hand in faults."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+_MOST_BUFFERS = 1024  # IOV_MAX
+
+
+class Disk:
+    """The real disk: blocking calls on paths and file descriptors; all raise OSError."""
+
+    def create(self, path: bytes) -> int:
+        """Create the file `path`, which must not exist, and return its descriptor for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor for reading the file `path`; does not follow a symbolic link."""
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def write(self, descriptor: int, chunks: Sequence[bytes]) -> None:
+        """Write all of `chunks` at the descriptor's position."""
+        pending = [memoryview(chunk) for chunk in chunks if chunk]
+        while pending:
+            written = os.writev(descriptor, pending[:_MOST_BUFFERS])
+            while pending and written >= len(pending[0]):
+                written -= len(pending.pop(0))
+            if written:
+                pending[0] = pending[0][written:]
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Return `size` bytes from `offset`, fewer only at the end of the file."""
+        return os.pread(descriptor, size, offset)
+
+    def fsync(self, descriptor: int) -> None:
+        """Put the file on stable storage."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor."""
+        os.close(descriptor)
+
+    def rename(self, source: bytes, target: bytes) -> None:
+        """Rename, replacing `target`."""
+        os.rename(source, target)
+
+    def unlink(self, path: bytes) -> None:
+        """Remove the file `path`."""
+        os.unlink(path)
+
+    def fsync_directory(self, path: bytes) -> None:
+        """Put the entries of the directory `path` on stable storage."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def stat(self, path: bytes) -> os.stat_result:
+        """Return what is known of `path` itself, a symbolic link not followed."""
+        return os.stat(path, follow_symlinks=False)
+
+    def scan(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """Yield the entries of the directory `path`, in no order."""
+        with os.scandir(path) as entries:
+            yield from entries
+
+    def space(self, path: bytes) -> int:
+        """Return the bytes that may still be written to the file system of `path`."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize

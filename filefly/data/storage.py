@@ -1,0 +1,125 @@
+"""A storage directory: taken by one daemon, marked with its identity, and fit to hold blocks.
+
+| entry | what it is |
+| --- | --- |
+| `hello.txt-0` | a block: its bytes and nothing else (see `filefly.wire.names` for the spelling) |
+| `.filefly.json` | `{"storage_id": "..."}`: whose replicas these are, wherever the folder is moved |
+| `.incoming/` | stores under way; emptied at start |
+| `.lock` | held by the running daemon |
+"""
+
+import fcntl
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from attrs import frozen
+
+from filefly.data.disk import Disk
+
+INCOMING = b".incoming"
+_IDENTITY = ".filefly.json"
+
+
+class StorageUnusable(Exception):
+    """The storage directory cannot be used."""
+
+
+class _Identity(msgspec.Struct):
+    storage_id: str
+
+
+@frozen
+class Storage:
+    """A storage directory that this process has locked; the lock lasts until `release` or the process's end."""
+
+    root: bytes
+    storage_id: str
+    _lock: int
+
+    def release(self) -> None:
+        """Let another daemon take the directory."""
+        os.close(self._lock)
+
+
+def open_storage(path: Path, new_id: Callable[[], str], disk: Disk) -> Storage:
+    """Create `path` if its parent exists, lock it, read or write its identity, and clear what crashed stores left.
+
+    `new_id` names a new storage. Raises StorageUnusable with a sentence that says what to do.
+    """
+    try:
+        path.mkdir(mode=0o750)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise StorageUnusable(f"{path.parent} does not exist; create it, or name another --storage-dir") from None
+    except OSError as error:
+        raise StorageUnusable(f"cannot create {path}: {error.strerror}") from None
+    if not path.is_dir():
+        raise StorageUnusable(f"{path} is not a folder; name another --storage-dir")
+    lock = _lock(path)
+    try:
+        (path / os.fsdecode(INCOMING)).mkdir(mode=0o750, exist_ok=True)
+        for leftover in (path / os.fsdecode(INCOMING)).iterdir():
+            leftover.unlink()
+        _check_names_survive(path)
+        identity = _read_or_write_identity(path, new_id, disk)
+        disk.fsync_directory(os.fsencode(path.parent))
+    except OSError as error:
+        os.close(lock)
+        raise StorageUnusable(f"cannot write to {path}: {error.strerror}; check its owner and its mount") from None
+    except StorageUnusable:
+        os.close(lock)
+        raise
+    return Storage(os.fsencode(path), identity.storage_id, lock)
+
+
+def _lock(path: Path) -> int:
+    try:
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StorageUnusable(f"cannot write to {path}: {error.strerror}; check its owner and its mount") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StorageUnusable(f"{path} is in use by another data server; stop that one first") from None
+    return lock
+
+
+def _check_names_survive(path: Path) -> None:
+    """Refuse a file system on which two block ids could name one file."""
+    probe = path / os.fsdecode(INCOMING) / "probe-é"
+    probe.touch()
+    try:
+        if probe.with_name("PROBE-É").exists():
+            raise StorageUnusable(f"the file system of {path} takes upper and lower case for the same; use another")
+        if probe.with_name(unicodedata.normalize("NFD", probe.name)).exists():
+            raise StorageUnusable(f"the file system of {path} changes Unicode names; use another")
+    finally:
+        probe.unlink()
+
+
+def _read_or_write_identity(path: Path, new_id: Callable[[], str], disk: Disk) -> _Identity:
+    file = path / _IDENTITY
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Identity)
+    except FileNotFoundError:
+        pass
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise StorageUnusable(
+            f"{file} is damaged; restore it from a copy, or delete it to make this a new storage"
+        ) from None
+    identity = _Identity(new_id())
+    temporary = path / os.fsdecode(INCOMING) / "identity"
+    descriptor = disk.create(os.fsencode(temporary))
+    try:
+        disk.write(descriptor, [msgspec.json.encode(identity) + b"\n"])
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    disk.rename(os.fsencode(temporary), os.fsencode(file))
+    disk.fsync_directory(os.fsencode(path))
+    return identity

@@ -1,0 +1,74 @@
+"""`twistd filefly-data`: options in, a service out; every check that can fail at start is made here."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from filefly.daemon.options import absolute, bind, positive, size
+from filefly.daemon.protocol import ServerFactory
+from filefly.daemon.service import DaemonService, refuse
+from filefly.data.blocks import BlockStore
+from filefly.data.disk import Disk
+from filefly.data.server import DataServer
+from filefly.data.storage import Storage, StorageUnusable, open_storage
+from filefly.threads import WorkerPool
+from filefly.wire.framing import DEFAULT_MAX_LINE
+from filefly.wire.messages import MAX_BLOCK_SIZE
+
+NAME = "filefly-data"
+DISK_THREADS = 8
+
+
+class Options(UsageOptions):
+    """The command line of `twistd filefly-data`."""
+
+    synopsis = "[--addr :9001] [--storage-dir ./blocks]"
+    longdesc = """Keep blocks as plain files in one folder and serve them.
+
+    Example: twistd -n --pidfile= filefly-data --addr :9001 --storage-dir /srv/filefly"""
+
+    optParameters: ClassVar[Sequence[Sequence[Any]]] = [
+        ["addr", None, ":9001", "Where to listen: HOST:PORT, :PORT for all interfaces, or a Twisted endpoint."],
+        ["storage-dir", None, None, "Folder for the blocks; created if its parent exists.  [default: ./blocks]"],
+        ["storage_dir", None, None, "The same as --storage-dir."],
+        ["max-block-size", None, MAX_BLOCK_SIZE, "Largest block to accept: 8, 64KiB, 8MiB.", size],
+        ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
+        ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
+    ]
+
+    def postOptions(self) -> None:
+        """Merge the two spellings of one option."""
+        given = {self.pop("storage_dir"), self["storage-dir"]} - {None}
+        if len(given) > 1:
+            raise UsageError("--storage_dir and --storage-dir are one option; give it once")
+        self["storage-dir"] = given.pop() if given else "./blocks"
+
+
+def makeService(options: Options) -> IService:
+    """Check and take the folder and the port, and return the daemon; ends the process with a sentence if it cannot."""
+    from twisted.internet import reactor
+
+    storage = take_storage(NAME, absolute(options["storage-dir"]))
+    return data_service(reactor, storage, bind(reactor, NAME, options["addr"]), options)
+
+
+def take_storage(daemon: str, folder: Path) -> Storage:
+    """Lock the storage directory `folder`; ends the process with a sentence if that cannot be."""
+    try:
+        return open_storage(folder, lambda: os.urandom(16).hex(), Disk())
+    except StorageUnusable as error:
+        refuse(daemon, str(error))
+
+
+def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
+    """Return the data server of `storage`; `options` has max-block-size, max-line and disk-threads."""
+    disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
+    store = BlockStore(storage, Disk(), options["max-block-size"])
+    factory = ServerFactory(reactor, DataServer(store, disk_pool), options["max-line"])
+    return DaemonService(reactor, NAME, endpoint, factory, [disk_pool])

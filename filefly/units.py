@@ -1,0 +1,31 @@
+"""Sizes as people write them."""
+
+import re
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB}
+_UNITS |= {"K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_SIZE = re.compile(r"(\d{1,16})\s*([A-Za-z]*)")
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes that `8`, `64KiB` or `8MiB` stands for; units are powers of 1024.
+
+    Raises ValueError with a sentence for anything else.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"{text!r} is not a size; write 8, 64KiB or 8MiB")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def format_size(size: float) -> str:
+    """Return `1.5 MiB` for 1572864: at most one digit after the point, units of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,1 @@
+"""What crosses the network; knows no server."""

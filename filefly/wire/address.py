@@ -1,0 +1,113 @@
+"""Addresses: where a server listens and where a client connects.
+
+| text | listening | connecting |
+| --- | --- | --- |
+| `:9001` | all interfaces | the host where one reached the metadata server, else localhost |
+| `host:9001`, `[::1]:9001` | that interface | that host |
+| anything else with a `:` | a Twisted server endpoint string, `unix:/run/ff` | a Twisted client endpoint string |
+"""
+
+import errno
+import re
+import socket
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    HostnameEndpoint,
+    clientFromString,
+    serverFromString,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]\s=/]*)):(?P<port>\d{1,5})")
+CONNECT_TIMEOUT_SECONDS = 10.0
+_BACKLOG = 1024
+
+
+@frozen
+class HostPort:
+    """`host:port`; an empty host means all interfaces, or the host that one already knows."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Spell it as it would be parsed."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_host_port(text: str) -> HostPort | None:
+    """Return `text` as a host and a port, or None if it has another form."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        return None
+    return HostPort(match["v6"] or match["host"] or "", int(match["port"]))
+
+
+def resolve(text: str, known_host: str) -> str:
+    """Return an address that can be dialled: `:PORT` is completed with `known_host`."""
+    address = parse_host_port(text)
+    return str(HostPort(known_host, address.port)) if address and not address.host else text
+
+
+def host_of(text: str) -> str:
+    """Return the host that `text` names, `localhost` where it names none."""
+    address = parse_host_port(text)
+    return (address and address.host) or "localhost"
+
+
+def check_client_address(text: str) -> None:
+    """Raise ValueError with a sentence unless a client can dial `text`."""
+    address = parse_host_port(text)
+    if (address is not None and address.port > 0) or text.startswith(("tcp:", "unix:", "ssl:", "tls:")):
+        return
+    raise ValueError(f"{text!r} is not an address; write HOST:PORT")
+
+
+def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
+    """Return the endpoint that dials `text`; raises ValueError with a sentence."""
+    check_client_address(text)
+    address = parse_host_port(text)
+    if address is None:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+        return endpoint
+    return HostnameEndpoint(reactor, address.host or "localhost", address.port, timeout=CONNECT_TIMEOUT_SECONDS)
+
+
+def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """Bind `text` at once and return the endpoint that will accept there.
+
+    Binding before twistd forks lets a taken port be one sentence at start. An endpoint string is only parsed here.
+    Raises ValueError or OSError with a sentence.
+    """
+    address = parse_host_port(text)
+    if address is None:
+        try:
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{text!r} is neither HOST:PORT nor a Twisted endpoint: {error}") from None
+        return endpoint
+    bound = _bind(address)
+    bound.setblocking(False)
+    family = bound.family
+    return AdoptedStreamServerEndpoint(reactor, bound.detach(), family)
+
+
+def _bind(address: HostPort) -> socket.socket:
+    if not address.host and socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("", address.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    family, _kind, _proto, _name, where = socket.getaddrinfo(
+        address.host or "0.0.0.0",  # noqa: S104 - ":PORT" asks for all interfaces
+        address.port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )[0]
+    return socket.create_server(where[:2], family=family, backlog=_BACKLOG)
