@@ -22,6 +22,10 @@ class BadRequest(FileFlyError):
     code = "bad_request"
 
 
+class PayloadEnded(BadRequest):
+    """The input ended inside a payload."""
+
+
 class UnknownCommand(FileFlyError):
     """Unknown command."""
 

@@ -22,6 +22,17 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
+_SECONDS = {"": 1, "S": 1, "M": 60, "H": 3600, "D": 86400}
+
+
+def parse_duration(text: str) -> int:
+    """Return the number of seconds that `30`, `30s`, `10m`, `24h` or `14d` stands for; raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].upper() not in _SECONDS:
+        raise ValueError(f"{text!r} is not a duration; write 30s, 10m, 24h or 14d")
+    return int(match[1]) * _SECONDS[match[2].upper()]
+
+
 def format_size(size: float) -> str:
     """Return `1.5 MiB` for 1572864: at most one digit after the point, units of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):

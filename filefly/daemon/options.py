@@ -6,7 +6,7 @@ from typing import Any
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from filefly.daemon.service import refuse
-from filefly.units import parse_size
+from filefly.units import parse_duration, parse_size
 from filefly.wire.address import listening_endpoint
 
 
@@ -26,6 +26,11 @@ def size(text: str | int) -> int:
     return number
 
 
+def duration(text: str | int) -> int:
+    """Return a number of seconds; raises ValueError with a sentence."""
+    return parse_duration(str(text))
+
+
 def absolute(text: str) -> Path:
     """Return a path that still holds after a daemon has left the folder it was started in."""
     return Path(text).expanduser().absolute()
@@ -38,4 +43,5 @@ def bind(reactor: Any, daemon: str, address: str) -> IStreamServerEndpoint:
     except ValueError as error:
         refuse(daemon, f"--addr: {error}")
     except OSError as error:
-        refuse(daemon, f"cannot listen on {address}: {error.strerror}; stop what uses it, or name another --addr")
+        cause = str(error.strerror).partition(" (while ")[0]  # create_server repeats the address
+        refuse(daemon, f"cannot listen on {address}: {cause}; stop what uses it, or name another --addr")

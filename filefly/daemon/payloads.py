@@ -19,36 +19,48 @@ Pieces = AsyncGenerator[bytes, None]
 
 
 async def send_raw(conversation: Conversation, head: Reply, pieces: Pieces) -> None:
-    """Send `head` as a line, then the bytes that it announces; a failure half-way aborts the connection."""
-    await conversation.send(encode(head) + b"\n")
-    try:
-        async with aclosing(pieces):
+    """Send `head` as a line, then the bytes that it announces; a failure half-way aborts the connection.
+
+    Raises, with nothing sent, what getting the first piece raises.
+    """
+    async with aclosing(pieces):
+        first = await anext(pieces, b"")
+        try:
+            await conversation.send(encode(head) + b"\n", first)
             async for piece in pieces:
                 await conversation.send(piece)
-    except BaseException:
-        conversation.abort()
-        raise
+        except BaseException:
+            conversation.abort()
+            raise
 
 
 async def send_base64(conversation: Conversation, head: Reply, pieces: Pieces) -> None:
-    """Send one line: the fields of `head`, the pieces as `data`, and `status` last, so that a failure half-way shows."""
-    fields = encode(head).removeprefix(_STATUS_OK)
-    await conversation.send(b"{" + fields.removesuffix(b"}") + b',"data":"')
-    ending: Any = Reply()
-    carried = b""
-    try:
-        async with aclosing(pieces):
+    """Send one line: the fields of `head`, the pieces as `data`, and `status` last: it tells of a failure half-way.
+
+    Raises, with nothing sent, what getting the first piece raises.
+    """
+    async with aclosing(pieces):
+        first = await anext(pieces, b"")
+        fields = encode(head).removeprefix(_STATUS_OK).removesuffix(b"}")
+        await conversation.send(b"{", fields, b',"data":"')
+        ending: Any = Reply()
+        try:
+            carried = await _send_encoded(conversation, first)
             async for piece in pieces:
-                whole = carried + piece
-                cut = len(whole) - len(whole) % 3
-                carried = whole[cut:]
-                await conversation.send(binascii.b2a_base64(memoryview(whole)[:cut], newline=False))
-        await conversation.send(binascii.b2a_base64(carried, newline=False))
-    except ConnectionClosed:
-        raise
-    except FileFlyError as error:
-        ending = error_reply(error)
-    except Exception:  # framing's broad except, for an answer that has begun
-        _log.failure("an answer failed half-way")
-        ending = error_reply(Internal())
-    await conversation.send(b'",' + encode(ending)[1:] + b"\n")
+                carried = await _send_encoded(conversation, carried + piece)
+            await conversation.send(binascii.b2a_base64(carried, newline=False))
+        except ConnectionClosed:
+            raise
+        except FileFlyError as error:
+            ending = error_reply(error)
+        except Exception:  # framing's broad except, for an answer that has begun
+            _log.failure("an answer failed half-way")
+            ending = error_reply(Internal())
+    await conversation.send(b'",', encode(ending).removeprefix(b"{"), b"\n")
+
+
+async def _send_encoded(conversation: Conversation, data: bytes) -> bytes:
+    """Send as much of `data` as makes whole groups of base64, and return the rest."""
+    whole = len(data) - len(data) % 3
+    await conversation.send(binascii.b2a_base64(memoryview(data)[:whole], newline=False))
+    return data[whole:]

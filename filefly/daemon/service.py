@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -32,7 +33,7 @@ class DaemonService(Service):
     def __init__(
         self, reactor: Any, name: str, endpoint: IStreamServerEndpoint, factory: ServerFactory, parts: Sequence[Part]
     ) -> None:
-        self.setName(name)
+        self._daemon = name
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
@@ -48,11 +49,13 @@ class DaemonService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        self.log.info("{daemon} is listening on {address}", daemon=self.name, address=port.getHost())
+        host = port.getHost()
+        address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
+        self.log.info("{daemon} is listening on {address}", daemon=self._daemon, address=address)
 
     def _not_listening(self, failure: Failure) -> NoReturn:
         # Only an endpoint string gets here: a HOST:PORT was bound before the fork.
-        refuse(str(self.name), f"cannot listen: {failure.getErrorMessage()}")
+        refuse(self._daemon, f"cannot listen: {failure.getErrorMessage()}")
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when all is over."""

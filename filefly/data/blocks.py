@@ -158,6 +158,7 @@ class BlockStore:
             # What the kernel could not write once it may forget: nothing here can be promised any more.
             self._failed = f"the storage directory cannot be synced ({error.strerror}); check the disk, then restart"
             raise Unavailable(self._failed) from None
+        self._check_writable()  # another sync failed meanwhile: this one may not have seen what that one lost
 
 
 @define(eq=False)

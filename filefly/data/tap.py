@@ -25,6 +25,14 @@ NAME = "filefly-data"
 DISK_THREADS = 8
 
 
+DATA_PARAMETERS: Sequence[Sequence[Any]] = [
+    ["max-block-size", None, MAX_BLOCK_SIZE, "Largest block to accept: 8, 64KiB, 8MiB.", size],
+    ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
+    ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
+]
+"""What every form of the data server takes."""
+
+
 class Options(UsageOptions):
     """The command line of `twistd filefly-data`."""
 
@@ -37,9 +45,7 @@ class Options(UsageOptions):
         ["addr", None, ":9001", "Where to listen: HOST:PORT, :PORT for all interfaces, or a Twisted endpoint."],
         ["storage-dir", None, None, "Folder for the blocks; created if its parent exists.  [default: ./blocks]"],
         ["storage_dir", None, None, "The same as --storage-dir."],
-        ["max-block-size", None, MAX_BLOCK_SIZE, "Largest block to accept: 8, 64KiB, 8MiB.", size],
-        ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
-        ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
+        *DATA_PARAMETERS,
     ]
 
     def postOptions(self) -> None:

@@ -20,7 +20,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from filefly.errors import BadRequest, TooLarge
+from filefly.errors import PayloadEnded, TooLarge
 from filefly.units import KIB, MIB
 
 DEFAULT_MAX_LINE = 24 * MIB
@@ -32,8 +32,8 @@ _LINGER_SECONDS = 10
 
 
 @implementer(IPushProducer)
-class _SendingGate:
-    """Is open while the transport takes more; registered as its producer for as long as the connection lives."""
+class SendingGate:
+    """Is open while a transport, or another consumer, takes more; registered with it as its push producer."""
 
     def __init__(self) -> None:
         self.open = True
@@ -46,9 +46,11 @@ class _SendingGate:
         return waiting
 
     def pauseProducing(self) -> None:
+        """Close."""
         self.open = False
 
     def resumeProducing(self) -> None:
+        """Open, and let everybody pass who waits."""
         self.open = True
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -69,13 +71,14 @@ class Conversation(LineReceiver):
         """`clock` is an IReactorTime; a line of more than `max_line` bytes ends the conversation."""
         self.MAX_LENGTH = max_line
         self._clock = clock
-        self._gate = _SendingGate()
+        self._gate = SendingGate()
         self._gathered: list[bytes] = []  # input behind LineReceiver's buffer, not looked at yet
         self._gathered_size = 0
         self._transport_paused = False
         self._waiting: Deferred[bytes | None] | None = None
         self._payload_size = self._payload_left = 0
-        self._input_ended = False
+        self.input_ended = False
+        """Whether the peer has closed its sending side."""
         self._discarding = False
         self._lingering: Any = None
         self.lost: Failure | None = None
@@ -105,7 +108,7 @@ class Conversation(LineReceiver):
     async def receive_chunks(self, at_least: int = PIECE_BYTES) -> list[bytes]:
         """Return the next `at_least` bytes of the payload or a little more, as they came; less or [] at its end.
 
-        Raises BadRequest if the input ends inside the payload.
+        Raises PayloadEnded if the input ends inside the payload.
         """
         chunks: list[bytes] = []
         gathered = 0
@@ -164,14 +167,14 @@ class Conversation(LineReceiver):
         return data
 
     def _end_input_if_due(self) -> None:
-        if self.paused or self._busyReceiving or not self._input_ended:
+        if self.paused or self._busyReceiving or not self.input_ended:
             return
         if self._payload_left:
             got = self._payload_size - self._payload_left
             sentence = f"payload ended after {got} of {self._payload_size} bytes"
             self._payload_left = 0
             self.setLineMode()
-            self._deliver(Failure(BadRequest(sentence)))
+            self._deliver(Failure(PayloadEnded(sentence)))
         else:
             self._deliver(_line_of(self.clearLineBuffer() + self._take_gathered()))
 
@@ -222,7 +225,7 @@ class Conversation(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """Note the end of input; the peer may still be reading."""
-        self._input_ended = True
+        self.input_ended = True
         if self._discarding:
             self.transport.loseConnection()
         else:
@@ -261,7 +264,7 @@ class Conversation(LineReceiver):
         if self.lost is not None:
             return
         self._discard_input()
-        if self._input_ended or not hasattr(self.transport, "loseWriteConnection"):
+        if self.input_ended or not hasattr(self.transport, "loseWriteConnection"):
             self.close()
             return
         self.transport.unregisterProducer()

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from filefly.errors import BadRequest, Corrupt, FileFlyError, Unavailable, UnknownCommand, error_from_wire
 
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Checksum = Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+Checksum = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")]
 """A CRC32C as eight lower-case hex digits."""
 
 Attributes = dict[str, Any]
@@ -26,6 +26,7 @@ MAX_BLOCK_SIZE = 64 * 1024 * 1024
 MAX_BLOCKS = 20_000
 MAX_PAGE = 10_000
 MAX_ATTRIBUTES_BYTES = 8 * 1024
+MAX_ATTRIBUTES_DEPTH = 32
 MAX_VALUES = 1_000_000
 """JSON values in one request: a plan of the largest size has half as many, a bomb of `[[],[],` many more."""
 
@@ -51,7 +52,7 @@ class Block(Struct, frozen=True, omit_defaults=True):
     crc32c: Checksum | None = None
 
 
-class Metadata(Struct, frozen=True, omit_defaults=True):
+class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A file as the catalog knows it; while `state` is `pending` it is a plan."""
 
     name: str
@@ -60,20 +61,20 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     generation: Number
     state: str
     replicas: Number
-    blocks: Sequence[Block]
     modified: str | None = None
-    attributes: Attributes = {}
+    attributes: Attributes
+    blocks: Sequence[Block]
 
 
-class ListedFile(Struct, frozen=True, omit_defaults=True):
+class ListedFile(Struct, frozen=True):
     """One line of `list_files`."""
 
     name: str
     total_size: Number
     generation: Number
     replicas: Number
-    modified: str | None = None
-    attributes: Attributes = {}
+    modified: str
+    attributes: Attributes
 
 
 class StoredBlock(Struct, frozen=True, omit_defaults=True):
@@ -352,8 +353,10 @@ def declared_payload(fields: JSONObject) -> int:
 
     Raises BadRequest where nobody can tell where the payload ends.
     """
-    if fields.get("command") != "store" or "data" in fields or "size" not in fields:
+    if fields.get("command") != "store" or fields.get("data") is not None or "size" not in fields:
         return 0
+    if "data" in fields:
+        raise BadRequest("data: expected str, got null")
     size = fields["size"]
     if type(size) is not int or not 0 <= size < 2**53:
         raise BadRequest("size: expected an integer from 0 to 9007199254740991")
@@ -391,18 +394,20 @@ def error_reply(error: FileFlyError) -> ErrorReply:
 
 
 def check_attributes(attributes: Attributes) -> None:
-    """Raise BadRequest unless a file may carry `attributes`: small, and no number that another reader might lose."""
-    if len(encode(attributes)) > MAX_ATTRIBUTES_BYTES:
-        raise BadRequest(f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes of JSON")
-    pending: list[Any] = [attributes]
+    """Raise BadRequest unless a file may carry `attributes`: small, and nothing that another reader might not take."""
+    pending: list[tuple[Any, int]] = [(attributes, 1)]
     while pending:
-        value = pending.pop()
+        value, depth = pending.pop()
+        if depth > MAX_ATTRIBUTES_DEPTH:
+            raise BadRequest(f"attributes are nested more than {MAX_ATTRIBUTES_DEPTH} deep")
         if isinstance(value, dict):
-            pending.extend(value.values())
+            pending.extend((each, depth + 1) for each in value.values())
         elif isinstance(value, list):
-            pending.extend(value)
+            pending.extend((each, depth + 1) for each in value)
         elif isinstance(value, float) or (type(value) is int and not 0 <= value < 2**53):
             raise BadRequest("attributes: expected integers from 0 to 9007199254740991; write other numbers as strings")
+    if len(encode(attributes)) > MAX_ATTRIBUTES_BYTES:
+        raise BadRequest(f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes of JSON")
 
 
 def decode_base64(data: str) -> bytes:

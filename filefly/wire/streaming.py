@@ -16,16 +16,20 @@ async def receive_into(
     in_thread: InThread,
     write_thd: Callable[[list[bytes]], None],
     finish_thd: Callable[[list[bytes]], T],
+    received: Callable[[int], None] | None = None,
 ) -> T:
     """Receive the rest of a payload, a piece at a time and in order, and return what `finish_thd` returned.
 
     The last piece goes to `finish_thd`, those before it to `write_thd`: a small payload takes one hop to a thread.
-    Work in a thread cannot be cancelled: when this is, one call may still be under way.
+    `received` hears of each piece's size. Work in a thread cannot be cancelled: when this is, one call may still be
+    under way.
     """
     writing: Deferred[None] = succeed(None)
     try:
         while True:
             chunks = await conversation.receive_chunks()
+            if received is not None:
+                received(sum(map(len, chunks)))
             await writing
             if conversation.payload_ended:
                 return await in_thread(finish_thd, chunks)

@@ -1,0 +1,1 @@
+"""`filefly-client`: options in, text and exit codes out."""

@@ -1,0 +1,216 @@
+"""ls, stat, mv, rm, servers, ping: looking at the catalog and changing it."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from filefly.cli.folders import prefix_of
+from filefly.cli.options import json_option, metadata_addr, metadata_option, quiet_option
+from filefly.cli.output import minute, print_json, print_table
+from filefly.cli.run import run, say
+from filefly.errors import FileFlyError, NotFound, Unavailable
+from filefly.units import format_size
+from filefly.wire.address import check_client_address
+
+if TYPE_CHECKING:
+    from filefly.client.api import Client
+
+_CONCURRENCY = 1
+
+
+@click.command()
+@click.argument("folder", default="", metavar="[FOLDER]")
+@click.option("-r", "--recursive", is_flag=True, help="List what is in folders too.")
+@json_option
+@metadata_option()
+def ls(folder: str, recursive: bool, as_json: bool) -> None:
+    """List files: size, time of the upload, name. Folders are what names have before a slash.
+
+    \b
+    Examples:
+      filefly-client ls
+      filefly-client ls photos/2026
+      filefly-client ls -r --json | jq .name
+    """
+
+    async def command(client: "Client") -> None:
+        prefix, after, shown = prefix_of(folder), "", 0
+        while True:
+            page = await client.list_page(prefix, delimiter="" if recursive else "/", after=after)
+            rows = [(name, "", "") for name in page.prefixes or ()]
+            rows += [(file.name, format_size(file.total_size), minute(file.modified)) for file in page.files]
+            if as_json:
+                for listed in page.files:
+                    print_json(listed)
+            else:
+                for name, size, time in sorted(rows, key=lambda row: row[0].encode()):
+                    click.echo(f"{size:>10}  {time:19}  {name}")
+            shown += len(rows)
+            if page.next is None:
+                break
+            after = page.next
+        if not shown and prefix:
+            await client.stat(folder)  # says `file not found`, or that the folder is a file:
+            click.echo(f"{folder} is a file; see filefly-client stat {folder}")
+
+    run(metadata_addr(), _CONCURRENCY, command)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@metadata_option()
+def stat(name: str, as_json: bool) -> None:
+    """Show what is known of a file, and where its blocks are.
+
+    \b
+    Example:
+      filefly-client stat report.pdf
+    """
+
+    async def command(client: "Client") -> None:
+        metadata = await client.stat(name)
+        if as_json:
+            print_json(metadata)
+            return
+        facts = [
+            ("name", metadata.name),
+            ("size", f"{format_size(metadata.total_size)} ({metadata.total_size} bytes)"),
+            ("state", metadata.state),
+            ("modified", minute(metadata.modified)),
+            ("generation", str(metadata.generation)),
+            ("replicas", str(metadata.replicas)),
+            *((f"{key}", str(value)) for key, value in sorted(metadata.attributes.items())),
+        ]
+        for key, value in facts:
+            click.echo(f"{key:12}{value}")
+        if metadata.blocks:
+            click.echo()
+            rows = [
+                (
+                    block.id,
+                    format_size(block.size),
+                    block.crc32c or "-",
+                    ", ".join(replica.data_server for replica in block.replicas),
+                )
+                for block in metadata.blocks
+            ]
+            print_table(("block", "size", "crc32c", "data servers"), rows, right=(1,))
+
+    run(metadata_addr(), _CONCURRENCY, command)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("new_name")
+@metadata_option()
+def mv(name: str, new_name: str) -> None:
+    """Rename a file, replacing what has the new name. No byte moves.
+
+    \b
+    Example:
+      filefly-client mv draft.txt letters/final.txt
+    """
+
+    async def command(client: "Client") -> None:
+        await client.rename(name, new_name)
+
+    run(metadata_addr(), _CONCURRENCY, command)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-r", "--recursive", is_flag=True, help="Delete all files below each NAME.")
+@quiet_option
+@metadata_option()
+def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
+    """Delete files.
+
+    \b
+    Examples:
+      filefly-client rm draft.txt
+      filefly-client rm -r photos/2019
+    """
+
+    async def command(client: "Client") -> None:
+        for name in names:
+            if not recursive:
+                await client.delete(name)
+                continue
+            below = [file.name async for file in client.list(prefix_of(name))]
+            if not below:
+                raise NotFound(f"no file's name begins with {prefix_of(name)}")
+            for each in below:
+                await client.delete(each)
+            if not quiet:
+                say(f"deleted {len(below)} files")
+
+    run(metadata_addr(), _CONCURRENCY, command)
+
+
+@click.command()
+@json_option
+@metadata_option()
+def servers(as_json: bool) -> None:
+    """Show the data servers and whether they answer.
+
+    \b
+    Example:
+      filefly-client servers
+    """
+
+    async def command(client: "Client") -> None:
+        states = await client.data_servers()
+        if as_json:
+            for state in states:
+                print_json(state)
+            return
+        rows = [
+            (
+                state.address,
+                state.advertised_address or "-",
+                "up" if state.healthy else "down",
+                minute(state.last_pong),
+                state.error or "",
+            )
+            for state in states
+        ]
+        print_table(("address", "advertised", "state", "last answer", "last error"), rows)
+
+    run(metadata_addr(), _CONCURRENCY, command)
+
+
+@click.command()
+@click.argument("addresses", nargs=-1, metavar="[HOST:PORT...]")
+@quiet_option
+@metadata_option()
+def ping(addresses: tuple[str, ...], quiet: bool) -> None:
+    """Ask servers whether they are there: the metadata server, or those that are named.
+
+    \b
+    Examples:
+      filefly-client ping
+      filefly-client ping localhost:9001 localhost:9002
+    """
+    for address in addresses:
+        try:
+            check_client_address(address)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    asked = addresses or (metadata_addr(),)
+
+    async def command(client: "Client") -> None:
+        silent = 0
+        for address in asked:
+            try:
+                await client.ping(address)
+            except FileFlyError as error:
+                silent += 1
+                say(str(error))
+            else:
+                if not quiet:
+                    click.echo(f"{address} is up")
+        if silent:
+            raise Unavailable(f"{silent} of {len(asked)} servers did not answer")
+
+    run(metadata_addr(), _CONCURRENCY, command)

@@ -1,0 +1,100 @@
+"""What `filefly-client` shows: progress on a terminal or as log lines, tables, JSON lines."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from msgspec import Struct
+
+from filefly.client.progress import Progress
+from filefly.units import format_size
+from filefly.wire.messages import encode
+
+
+class LogLines(Progress):
+    """One line on stderr for each block."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def block_done(self, name: str, block_id: str, size: int, server: str, done: int, total: int) -> None:
+        """Say where the block went, or came from."""
+        preposition = "on" if self._verb == "stored" else "from"
+        click.echo(f"{self._verb} {block_id} ({format_size(size)}) {preposition} {server} [{done}/{total}]", err=True)
+
+
+class Bar(Progress):
+    """A progress bar on stderr for all files together, with speed and time left."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=0)
+        self._total = 0
+        self._expected = False
+
+    def expect(self, total_size: int) -> None:
+        """Say how much is to come in all, where that is known before the files begin."""
+        self._expected = True
+        self._bar.update(self._task, total=total_size)
+
+    def started(self, name: str, total_size: int) -> None:
+        """Show the file's name."""
+        self._total += total_size
+        total = {} if self._expected else {"total": self._total}
+        self._bar.update(self._task, description=click.format_filename(name, shorten=True), **total)
+
+    def moved(self, name: str, size: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, size)
+
+
+@contextmanager
+def progress(verb: str, quiet: bool, expected: int | None = None) -> Iterator[Progress]:
+    """Yield what a transfer should tell of itself: a bar on a terminal, else log lines, or nothing if `quiet`.
+
+    `verb` is what happens to a block: stored or fetched. `expected` bytes are to come in all, if that is known.
+    """
+    if quiet:
+        yield Progress()
+    elif not sys.stderr.isatty():
+        yield LogLines(verb)
+    else:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        columns = (
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.DownloadColumn(binary_units=True),
+            rich_progress.TransferSpeedColumn(),
+            rich_progress.TimeRemainingColumn(),
+        )
+        with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+            bar = Bar(shown)
+            if expected is not None:
+                bar.expect(expected)
+            yield bar
+
+
+def print_json(message: Struct) -> None:
+    """Print a message as one JSON line."""
+    click.echo(encode(message))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Print `rows` in columns under `header`; the columns numbered in `right` are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def minute(time: str | None) -> str:
+    """Return an RFC 3339 time as a person reads it."""
+    return "-" if time is None else f"{time[:10]} {time[11:19]}"

@@ -1,0 +1,77 @@
+"""Runs one command on the reactor: its end, however it comes, is an exit status and at most one sentence."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from filefly.errors import FileFlyError, Unavailable
+
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_TERMINATED = 143
+
+
+def run(metadata_addr: str, concurrency: int, command: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Run `command` with a Client, then end the process.
+
+    Exit status 0; 1 with a sentence on stderr for a FileFlyError; 130 on Ctrl-C, after `command` was cancelled and has
+    cleaned up after itself.
+    """
+    from twisted.internet import reactor as twisted_reactor
+    from twisted.internet.defer import Deferred
+
+    from filefly.client.api import Client
+
+    reactor: Any = twisted_reactor  # which reactor it is, and so what it can do, is decided at run time
+    client = Client(reactor, metadata_addr, concurrency=concurrency)
+    ended: list[Any] = []
+
+    def begin() -> None:
+        running = Deferred.fromCoroutine(command(client))
+        on_signal(running)
+        running.addBoth(ended.append)
+        running.addBoth(lambda _result: reactor.stop())
+
+    def on_signal(running: Any) -> None:
+        for number, status in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, _TERMINATED)):
+            signal.signal(number, lambda *_, status=status: stop(running, status))
+
+    def stop(running: Any, status: int) -> None:
+        if exit_statuses:
+            os._exit(status)  # asked twice: do not wait for the clean-up
+        exit_statuses.append(status)
+        reactor.callFromThread(running.cancel)
+
+    exit_statuses: list[int] = []
+    reactor.callWhenRunning(begin)
+    reactor.run(installSignalHandlers=False)
+    if exit_statuses:
+        os._exit(exit_statuses[0])  # `command` has cleaned up; a thread may still be reading a terminal
+    client.close()
+    sys.exit(_status_of(ended[0], metadata_addr))
+
+
+def _status_of(result: Any, metadata_addr: str) -> int:
+    """Return the exit status that `result`, None or a Failure, stands for, and say why it is not 0."""
+    if result is None:
+        return 0
+    error = result.value
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        return _BROKEN_PIPE
+    if not isinstance(error, FileFlyError):
+        result.raiseException()
+    hint = ""
+    if isinstance(error, Unavailable) and str(error).startswith(f"cannot reach {metadata_addr}"):
+        hint = "; is the metadata server running there? (--metadata-addr)"
+    say(f"{error}{hint}")
+    return 1
+
+
+def say(sentence: str) -> None:
+    """Tell the user something that is not data."""
+    click.echo(f"filefly-client: {sentence}", err=True)

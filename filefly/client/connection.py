@@ -1,0 +1,162 @@
+"""A client's end of a conversation, and the pool that keeps such ends for the next request."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
+from twisted.internet.protocol import ClientFactory
+from twisted.python.failure import Failure
+
+from filefly.errors import PayloadEnded, TimedOut, Unavailable
+from filefly.wire.address import client_endpoint, resolve
+from filefly.wire.framing import Conversation
+from filefly.wire.messages import Reply, Request, decode_reply, encode
+
+R = TypeVar("R", bound=Reply)
+T = TypeVar("T")
+
+MAX_REPLY_LINE = 64 * 1024 * 1024
+_MOST_IDLE = 16
+
+
+class ServerConnection(Conversation):
+    """One conversation with a server: a request, its reply, and perhaps a payload either way; then the next one.
+
+    Each step fails with TimedOut when nothing moves for `timeout_seconds`. `idle` is false while a request is under
+    way: such a connection cannot be used for another.
+    """
+
+    def __init__(self, clock: Any, address: str, timeout_seconds: float) -> None:
+        super().__init__(clock, MAX_REPLY_LINE)
+        self.address = address
+        self.idle = True
+        self._timeout_seconds = timeout_seconds
+
+    async def request(self, request: Request, kind: type[R]) -> R:
+        """Send `request` and return its reply; raises what an error reply says."""
+        await self.begin(request)
+        return await self.finish(kind)
+
+    async def begin(self, request: Request) -> None:
+        """Send the line of `request`; its payload is to follow, or its reply to be received."""
+        self.idle = False
+        await self.send(encode(request) + b"\n")
+
+    async def finish(self, kind: type[R], payload_follows: bool = False) -> R:
+        """Receive the reply to what was sent; with `payload_follows` the request is over only after `end_payload`."""
+        line = await self.receive_line()
+        if line is None:
+            raise Unavailable(f"{self.address} closed the connection")
+        self.idle = True
+        reply = decode_reply(line, kind)
+        self.idle = not payload_follows
+        return reply
+
+    def end_payload(self) -> None:
+        """Say that the payload was received to its end: the connection may serve the next request."""
+        self.idle = True
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent."""
+        return self.idle and self.lost is None and not self.input_ended
+
+    def send(self, *pieces: bytes) -> Deferred[None]:
+        """See Conversation; fails with TimedOut if the server takes nothing."""
+        return self._in_time(super().send(*pieces))
+
+    def _receive(self) -> Deferred[bytes | None]:
+        return self._in_time(super()._receive())
+
+    def _in_time(self, waiting: Deferred[T]) -> Deferred[T]:
+        if waiting.called:
+            return waiting
+        sentence = f"{self.address} did not answer for {self._timeout_seconds:g} seconds"
+        return waiting.addTimeout(self._timeout_seconds, self._clock, lambda *_: Failure(TimedOut(sentence)))
+
+    def readConnectionLost(self) -> None:
+        """Close an idle connection that the server closed."""
+        super().readConnectionLost()
+        if self.idle:
+            self.close()
+
+
+class _OneConnection(ClientFactory):
+    """Hands an endpoint the protocol that was made for it."""
+
+    noisy = False
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection = connection
+
+    def buildProtocol(self, addr: Any) -> ServerConnection:
+        return self._connection
+
+
+class ConnectionPool:
+    """Connections to any number of servers, kept open between requests; `:PORT` means `known_host`."""
+
+    def __init__(self, reactor: Any, known_host: str, timeout_seconds: float = 60.0) -> None:
+        self._reactor = reactor
+        self._known_host = known_host
+        self._timeout_seconds = timeout_seconds
+        self._idle: dict[str, list[ServerConnection]] = {}
+
+    @asynccontextmanager
+    async def connection(self, address: str) -> AsyncIterator[ServerConnection]:
+        """Lend a connection to `address`; it goes back unless a request on it was left half-done.
+
+        Raises Unavailable if the server cannot be reached or goes away.
+        """
+        connection = await self._take(resolve(address, self._known_host))
+        try:
+            yield connection
+        except PayloadEnded:
+            raise Unavailable(f"{address} closed the connection half-way") from None
+        except ConnectionClosed as error:
+            raise Unavailable(f"lost the connection to {address}: {_first_line(error)}") from None
+        finally:
+            self._give_back(connection)
+
+    async def request(self, address: str, request: Request, kind: type[R]) -> R:
+        """Send one request on a connection of its own and return the reply."""
+        async with self.connection(address) as connection:
+            return await connection.request(request, kind)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+    async def _take(self, address: str) -> ServerConnection:
+        idle = self._idle.get(address, [])
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+            connection.abort()
+        protocol = ServerConnection(self._reactor, address, self._timeout_seconds)
+        try:
+            await client_endpoint(self._reactor, address).connect(_OneConnection(protocol))
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
+        except (ConnectError, DNSLookupError, ConnectingCancelledError) as error:
+            raise Unavailable(f"cannot reach {address}: {_first_line(error)}") from None
+        return protocol
+
+    def _give_back(self, connection: ServerConnection) -> None:
+        idle = self._idle.setdefault(connection.address, [])
+        if connection.usable and len(idle) < _MOST_IDLE:
+            idle.append(connection)
+        else:
+            connection.abort()
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what Twisted says of a connection's end, without its general remarks."""
+    text = str(error).strip().rstrip(".")
+    return text.split(": ", 2)[-1] if ": " in text else text

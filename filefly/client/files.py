@@ -1,0 +1,229 @@
+"""Where an upload reads and a download writes. Blocking calls for any thread; knows no network."""
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from attrs import define, field
+
+from filefly.errors import FileFlyError, NotFound
+from filefly.wire.messages import Attributes
+
+_MOST_BUFFERS = 1024  # IOV_MAX
+
+
+class SourceChanged(FileFlyError):
+    """The file changed while it was uploaded; upload it again."""
+
+
+@contextmanager
+def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError into the FileFlyError that tells of it, and names the file as its user knows it."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        if doing == "write":
+            raise NotFound(f"the folder {Path(path).parent} does not exist; create it first") from error
+        raise NotFound(f"{os.fspath(path)} does not exist") from error
+    except OSError as error:
+        raise FileFlyError(f"cannot {doing} {os.fspath(path)}: {error.strerror}") from error
+
+
+class Source(Protocol):
+    """Bytes of known size that can be read from any place, by several threads."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    @property
+    def attributes(self) -> Attributes:
+        """What is worth keeping of the source beside its bytes."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`; raises SourceChanged if they are not there any more."""
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChanged if what was read cannot be trusted to be one state of the source."""
+
+    def close(self) -> None:
+        """Let the source go; waits for a read that is under way."""
+
+
+@define(eq=False)
+class BytesSource:
+    """Bytes in memory."""
+
+    data: bytes
+    attributes: Attributes = field(factory=dict)
+
+    @property
+    def size(self) -> int:
+        """See Source."""
+        return len(self.data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See Source."""
+        return self.data[offset : offset + size]
+
+    def check_unchanged(self) -> None:
+        """Bytes never change."""
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class PathSource:
+    """A file on disk, with its modification time and mode as attributes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        with _told("read", self.path):
+            self._descriptor: int | None = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = threading.Lock()
+        self._found = os.fstat(self._descriptor)
+        self.size = self._found.st_size
+        self.attributes = attributes_of(self._found)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See Source."""
+        with self._lock, _told("read", self.path):
+            if self._descriptor is None:
+                raise SourceChanged("the upload was given up")
+            data = os.pread(self._descriptor, size, offset)
+        if len(data) < size:
+            raise SourceChanged(f"{self.path} became shorter while it was uploaded; upload it again")
+        return data
+
+    def check_unchanged(self) -> None:
+        """See Source."""
+        with _told("read", self.path):
+            now = os.stat(self.path)
+        if (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
+            raise SourceChanged(f"{self.path} changed while it was uploaded; upload it again")
+
+    def close(self) -> None:
+        """See Source."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class FileObjectSource:
+    """The first `size` bytes of an open binary file that can seek; the file stays the caller's to close."""
+
+    def __init__(self, file: BinaryIO, size: int | None = None) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self.size = file.seek(0, os.SEEK_END) if size is None else size
+        self.attributes: Attributes = {}
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See Source."""
+        with self._lock:
+            self._file.seek(offset)
+            data = self._file.read(size)
+        if len(data) < size:
+            raise SourceChanged(f"the file ended before its {self.size} bytes")
+        return data
+
+    def check_unchanged(self) -> None:
+        """Nobody can tell."""
+
+    def close(self) -> None:
+        """Leave the file to its owner."""
+
+
+_temporary_numbers = itertools.count()
+
+
+class Download:
+    """A file being written under a temporary name in the folder where it will appear, whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the temporary file; raises NotFound if the folder does not exist."""
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._in_place = False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        while self._descriptor is None:
+            self._temporary = self.path.with_name(f".filefly-{os.getpid()}-{next(_temporary_numbers)}.part")
+            try:
+                with _told("write", self.path):
+                    self._descriptor = os.open(self._temporary, flags, 0o666)
+            except FileExistsError:
+                continue
+
+    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        """Write `chunks` one behind the other from `offset`."""
+        pending = [memoryview(chunk) for chunk in chunks if chunk]
+        while pending:
+            with self._lock, _told("write", self.path):
+                if self._descriptor is None:
+                    raise FileFlyError("the download was given up")
+                written = os.pwritev(self._descriptor, pending[:_MOST_BUFFERS], offset)
+            offset += written
+            while pending and written >= len(pending[0]):
+                written -= len(pending.pop(0))
+            if written:
+                pending[0] = pending[0][written:]
+
+    def finish(self, attributes: Mapping[str, Any]) -> None:
+        """Give the file its mode, its modification time and its name."""
+        with self._lock, _told("write", self.path):
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is None:
+                raise FileFlyError("the download was given up")
+            try:
+                if (mode := mode_of(attributes)) is not None:
+                    os.fchmod(descriptor, mode)
+                if (mtime := mtime_ns_of(attributes)) is not None:
+                    os.utime(descriptor, ns=(mtime, mtime))
+            finally:
+                os.close(descriptor)
+            os.replace(self._temporary, self.path)
+            self._in_place = True
+
+    def abort(self) -> None:
+        """Leave nothing behind; fine also after `finish`."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+            if not self._in_place:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._temporary)
+
+
+def attributes_of(found: os.stat_result) -> Attributes:
+    """Return a file's modification time (RFC 3339, nanoseconds) and mode (octal) as its attributes."""
+    seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return {"mtime": f"{whole}.{nanoseconds:09}Z", "mode": f"{found.st_mode & 0o777:04o}"}
+
+
+def mtime_ns_of(attributes: Mapping[str, Any]) -> int | None:
+    """Return the modification time in `attributes` in nanoseconds, or None if there is none that makes sense."""
+    try:
+        whole, _, fraction = str(attributes["mtime"]).removesuffix("Z").partition(".")
+        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+        return seconds * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def mode_of(attributes: Mapping[str, Any]) -> int | None:
+    """Return the permission bits in `attributes`, or None if there are none that make sense."""
+    try:
+        return int(str(attributes["mode"]), 8) & 0o777
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,232 @@
+"""Blocks to and from data servers: concurrency, retries, other replicas, verification."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from attrs import define, field
+from crc32c import crc32c
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, FirstError
+from twisted.internet.task import deferLater
+
+from filefly.client.connection import ConnectionPool
+from filefly.client.decisions import RETRY_DELAYS_SECONDS, Slice, addresses_of, error_of_all, worth_a_retry
+from filefly.client.files import Source
+from filefly.errors import Corrupt, FileFlyError
+from filefly.threads import InThread
+from filefly.wire.messages import Block, BlockSum, BytesFollow, Retrieve, Store, check_sum, crc32c_hex
+from filefly.wire.streaming import pieces_of, receive_into
+
+T = TypeVar("T")
+Moved = Callable[[int], None]
+WriteAt = Callable[[int, Sequence[bytes]], None]
+"""Writes chunks from an offset on; runs in a thread."""
+
+
+@define(eq=False)
+class _Summed:
+    """Counts and checksums what passes through, in whatever thread it passes."""
+
+    size: int = 0
+    checksum: int = 0
+
+    def add(self, chunks: Iterable[bytes]) -> None:
+        for chunk in chunks:
+            self.size += len(chunk)
+            self.checksum = crc32c(chunk, self.checksum)
+
+    @property
+    def crc32c(self) -> str:
+        return crc32c_hex(self.checksum)
+
+
+@define(eq=False)
+class BlockTransfer:
+    """Moves single blocks; at most `concurrency` at once, whoever asks."""
+
+    _reactor: Any
+    _pool: ConnectionPool
+    _in_thread: InThread
+    concurrency: int
+    _turns: DeferredSemaphore = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the turns that blocks wait for."""
+        self._turns = DeferredSemaphore(self.concurrency)
+
+    async def store(self, address: str, block: Block, source: Source, offset: int, moved: Moved) -> str:
+        """Store the bytes of `source` from `offset` as `block` on one data server and return their checksum.
+
+        Tries again what may succeed a little later; raises the last error.
+        """
+        async with _turn(self._turns):
+            return await self._with_retries(partial(self._store_once, address, block, source, offset, moved))
+
+    async def _store_once(self, address: str, block: Block, source: Source, offset: int, moved: Moved) -> str:
+        summed = _Summed()
+
+        def read_thd(at: int, size: int) -> bytes:
+            piece = source.read(at, size)
+            summed.add([piece])
+            return piece
+
+        async with self._pool.connection(address) as connection, _counting(moved) as count:
+            await connection.begin(Store(block_id=block.id, size=block.size))
+            async with aclosing(pieces_of(self._in_thread, read_thd, offset, offset + block.size)) as pieces:
+                async for piece in pieces:
+                    await connection.send(piece)
+                    count(len(piece))
+            reply = await connection.finish(BlockSum)
+        check_sum(summed.crc32c, reply.crc32c or "absent")
+        return summed.crc32c
+
+    async def fetch(self, block: Block, write_at: WriteAt, moved: Moved) -> str:
+        """Read a whole block, hand its bytes to `write_at` (offsets are the block's), and verify them.
+
+        Return the address that had it. What was written before an error is to be ignored.
+        """
+        async with _turn(self._turns):
+            return await self._from_any_replica(block, partial(self._fetch_once, block, write_at, moved))
+
+    async def _fetch_once(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> str:
+        summed = _Summed()
+
+        def write_thd(chunks: list[bytes]) -> None:
+            at = summed.size
+            summed.add(chunks)
+            write_at(at, chunks)
+
+        async with self._pool.connection(address) as connection, _counting(moved) as count:
+            await connection.begin(Retrieve(block_id=block.id, raw=True))
+            head = await connection.finish(BytesFollow, payload_follows=True)
+            _check_size(head.size, block.size)
+            connection.begin_payload(head.size)
+            await receive_into(connection, self._in_thread, write_thd, write_thd, count)
+            connection.end_payload()
+            check_sum(block.crc32c, summed.crc32c)
+        return address
+
+    async def read(self, part: Slice) -> list[bytes]:
+        """Return the verified bytes of `part` of a block, as chunks."""
+        async with _turn(self._turns):
+            return await self._from_any_replica(part.block, partial(self._read_once, part))
+
+    async def _read_once(self, part: Slice, address: str) -> list[bytes]:
+        chunks = []
+        async with aclosing(self._pieces_once(part, part.offset, address, _Summed())) as pieces:
+            async for piece in pieces:
+                chunks.append(piece)
+        return chunks
+
+    async def pieces(self, part: Slice) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of `part` as they arrive, going on with another replica where one fails.
+
+        The data server verifies the block before a byte leaves; what is yielded is checked again at the end, and
+        Corrupt raised if it differs: then the bytes must not be used.
+        """
+        summed, errors = _Summed(), dict[str, FileFlyError]()
+        for address in addresses_of(part.block):
+            try:
+                async with aclosing(self._pieces_once(part, part.offset + summed.size, address, summed)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except FileFlyError as error:
+                errors[address] = error
+        raise error_of_all(part.block.id, errors)
+
+    async def _pieces_once(
+        self, part: Slice, offset: int, address: str, summed: _Summed
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield what `part` still lacks from `offset` on; `summed` holds what came before."""
+        wanted = Retrieve(
+            block_id=part.block.id, offset=offset, length=part.end - offset, raw=True, crc32c=part.block.crc32c
+        )
+        async with self._pool.connection(address) as connection:
+            await connection.begin(wanted)
+            head = await connection.finish(BytesFollow, payload_follows=True)
+            _check_size(head.size, part.end - offset)
+            connection.begin_payload(head.size)
+            fresh = offset == part.offset
+            while chunks := await connection.receive_chunks(at_least=1):
+                summed.add(chunks)
+                for chunk in chunks:
+                    yield chunk
+            connection.end_payload()
+        if part.whole:
+            check_sum(part.block.crc32c, summed.crc32c)
+        elif fresh:
+            check_sum(head.crc32c, summed.crc32c)
+
+    async def _from_any_replica(self, block: Block, once: Callable[[str], Awaitable[T]]) -> T:
+        async def one_round() -> T:
+            errors: dict[str, FileFlyError] = {}
+            for address in addresses_of(block):
+                try:
+                    return await once(address)
+                except FileFlyError as error:
+                    errors[address] = error
+            raise error_of_all(block.id, errors)
+
+        return await self._with_retries(one_round)
+
+    async def _with_retries(self, once: Callable[[], Awaitable[T]]) -> T:
+        for delay in RETRY_DELAYS_SECONDS:
+            try:
+                return await once()
+            except FileFlyError as error:
+                if not worth_a_retry(error):
+                    raise
+            await deferLater(self._reactor, delay)
+        return await once()
+
+
+async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]], at_once: int) -> None:
+    """Run `jobs`, at most `at_once` at a time; the first error, or being cancelled, ends them all and is raised."""
+    remaining = iter(jobs)
+
+    async def work() -> None:
+        for job in remaining:
+            await job()
+
+    workers = [Deferred.fromCoroutine(work()) for _ in range(at_once)]
+    try:
+        await DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await DeferredList(workers, consumeErrors=True)
+
+
+def _check_size(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise Corrupt(f"block has {found} bytes, expected {wanted}")
+
+
+@asynccontextmanager
+async def _turn(turns: DeferredSemaphore) -> AsyncIterator[None]:
+    await turns.acquire()
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+@asynccontextmanager
+async def _counting(moved: Moved) -> AsyncIterator[Moved]:
+    """Count what is said to have moved, and take it back if it all was in vain."""
+    total = 0
+
+    def count(size: int) -> None:
+        nonlocal total
+        total += size
+        moved(size)
+
+    try:
+        yield count
+    except BaseException:
+        moved(-total)
+        raise

@@ -1,0 +1,1 @@
+"""The metadata server: keeps the catalog of files and hands out plans."""

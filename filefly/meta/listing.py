@@ -1,0 +1,82 @@
+"""Listing committed files a page at a time, names rolled up at a delimiter as in S3's listings. Statements only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from attrs import frozen
+from sqlalchemy import Connection, Row, select
+
+from filefly.meta.schema import COMMITTED, plans
+from filefly.wire.messages import ListedFile
+
+_SEEK_BATCH = 100
+_LOWEST_CHARACTER = "\x01"  # no name has a control character, so nothing lies between NAME and NAME + this
+_HIGHEST_CHARACTER = "\U0010ffff"
+
+
+@frozen
+class FilePage:
+    """A page of a listing; `next` goes into `after` for the following one."""
+
+    files: list[ListedFile]
+    prefixes: list[str]
+    next: str | None
+
+
+def list_files(connection: Connection, prefix: str, delimiter: str, after: str, limit: int) -> FilePage:
+    """Return the committed files after `after` whose names begin with `prefix`, in byte order.
+
+    With a `delimiter`, names that have it behind the prefix are not listed: they are rolled up into `prefixes`, each
+    found by one seek past it, however many files it stands for. Files and prefixes together are at most `limit`.
+    """
+    files: list[ListedFile] = []
+    prefixes: list[str] = []
+    last = after
+    lowest = max(prefix, _past(after, prefix, delimiter)) if after else prefix
+    while True:
+        room = limit - len(files) - len(prefixes)
+        most = min(room + 1, _SEEK_BATCH) if delimiter else room + 1
+        batch = _committed_rows(connection, prefix, lowest, most)
+        for row in batch:
+            if len(files) + len(prefixes) == limit:
+                return FilePage(files, prefixes, last)
+            last = _rolled_up(row.name, prefix, delimiter) or row.name
+            lowest = _past(last, prefix, delimiter)
+            if last != row.name:
+                prefixes.append(last)
+                break
+            files.append(_listed_file(row))
+        else:
+            if len(batch) < most:
+                return FilePage(files, prefixes, None)
+
+
+def _rolled_up(name: str, prefix: str, delimiter: str) -> str | None:
+    """Return what `name` is listed as if the delimiter is in it, behind the prefix."""
+    found = name.find(delimiter, len(prefix)) if delimiter and name.startswith(prefix) else -1
+    return None if found < 0 else name[: found + len(delimiter)]
+
+
+def _past(entry: str, prefix: str, delimiter: str) -> str:
+    """Return a string above `entry`, and above all that is rolled up into it, but not above any later entry."""
+    rolled = _rolled_up(entry, prefix, delimiter)
+    return entry + _LOWEST_CHARACTER if rolled is None else rolled + _HIGHEST_CHARACTER
+
+
+def _committed_rows(connection: Connection, prefix: str, lowest: str, most: int) -> Sequence[Row[*tuple[Any, ...]]]:
+    c = plans.c
+    columns = (c.name, c.total_size, c.generation, c.replicas, c.modified, c.attributes)
+    within = [COMMITTED, c.name >= lowest, c.name < prefix + _HIGHEST_CHARACTER]
+    return connection.execute(select(*columns).where(*within).order_by(c.name).limit(most)).all()
+
+
+def _listed_file(row: Row[Any]) -> ListedFile:
+    return ListedFile(
+        name=row.name,
+        total_size=row.total_size,
+        generation=row.generation,
+        replicas=row.replicas,
+        modified=row.modified,
+        attributes=msgspec.json.decode(row.attributes),
+    )

@@ -1,0 +1,140 @@
+"""`twistd filefly-meta`: options in, a service out; every check that can fail at start is made here."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+from twisted.application.service import IService
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from filefly.daemon.options import absolute, bind, duration, positive, size
+from filefly.daemon.protocol import ServerFactory
+from filefly.daemon.service import DaemonService, refuse
+from filefly.meta.cluster import Cluster
+from filefly.meta.commits import Committer
+from filefly.meta.database import Database, open_database
+from filefly.meta.health import Health
+from filefly.meta.inventory import running_seconds, take_data_servers
+from filefly.meta.planning import Planner
+from filefly.meta.schema import CatalogUnusable
+from filefly.meta.server import MetadataServer
+from filefly.meta.transactions import Transactions
+from filefly.meta.trash import RunningTime, TrashCollector
+from filefly.threads import WorkerPool
+from filefly.units import MIB
+from filefly.wire.address import check_client_address
+from filefly.wire.framing import DEFAULT_MAX_LINE
+from filefly.wire.messages import MAX_BLOCK_SIZE
+from filefly.wire.times import rfc3339
+
+NAME = "filefly-meta"
+DEFAULT_BLOCK_SIZE = 8 * MIB
+
+META_PARAMETERS: Sequence[Sequence[Any]] = [
+    ["block-size", None, DEFAULT_BLOCK_SIZE, "Size of the blocks of new files: 8, 64KiB, 8MiB; at most 64MiB.", size],
+    ["replicas", None, 1, "Copies of each block, on distinct data servers, unless a client asks otherwise.", positive],
+    ["trash-grace", None, 600, "How long deleted files' blocks are kept, in running time: 0, 30s, 10m.", duration],
+    ["health-interval", None, 5, "How often each data server is pinged.", duration],
+    ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 data.", size],
+]
+"""What every form of the metadata server takes."""
+
+
+class Options(UsageOptions):
+    """The command line of `twistd filefly-meta`."""
+
+    synopsis = "--data-servers HOST:PORT,HOST:PORT [--addr :9000]"
+    longdesc = """Keep the catalog of files and hand out plans.
+
+    Example: twistd -n --pidfile= filefly-meta --addr :9000 --data-servers :9001,:9002"""
+
+    optParameters: ClassVar[Sequence[Sequence[Any]]] = [
+        ["addr", None, ":9000", "Where to listen: HOST:PORT, :PORT for all interfaces, or a Twisted endpoint."],
+        ["data-servers", None, None, "Addresses of the data servers, separated by commas; at least one."],
+        ["advertised-data-servers", None, None, "What clients are told instead, in the same order."],
+        ["catalog", None, "sqlite:///filefly-catalog.sqlite", "SQLAlchemy URL of the catalog's database."],
+        *META_PARAMETERS,
+    ]
+
+    def postOptions(self) -> None:
+        """Check what belongs together."""
+        check_meta_options(self)
+        servers = _addresses(self["data-servers"])
+        if not servers:
+            raise UsageError("--data-servers is needed: HOST:PORT of each data server, separated by commas")
+        if len(set(servers)) < len(servers):
+            raise UsageError("--data-servers names one address twice")
+        advertised = _addresses(self["advertised-data-servers"])
+        if advertised and len(advertised) != len(servers):
+            raise UsageError(
+                f"--advertised-data-servers has {len(advertised)} addresses, --data-servers {len(servers)}"
+            )
+        told: Sequence[str | None] = advertised or [None] * len(servers)
+        self.listed = dict(zip(servers, told, strict=True))
+
+
+def check_meta_options(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a block size beyond what a block may have."""
+    if options["block-size"] > MAX_BLOCK_SIZE:
+        raise UsageError("--block-size is at most 64MiB")
+
+
+def _addresses(text: str | None) -> list[str]:
+    addresses = [part.strip() for part in (text or "").split(",") if part.strip()]
+    for address in addresses:
+        try:
+            check_client_address(address)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    return addresses
+
+
+def makeService(options: Options) -> IService:
+    """Check and take the catalog and the port, and return the daemon; ends the process with a sentence if it cannot."""
+    from twisted.internet import reactor
+
+    database = take_catalog(NAME, options["catalog"])
+    return meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, options.listed)
+
+
+def take_catalog(daemon: str, url: str) -> Database:
+    """Lock and migrate the catalog at `url`; ends the process with a sentence if that cannot be."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        refuse(daemon, f"--catalog {url!r} is not a database URL; write sqlite:///catalog.sqlite")
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        url = parsed.set(database=str(absolute(parsed.database))).render_as_string(hide_password=False)
+    try:
+        return open_database(url, lambda: os.urandom(16).hex())
+    except CatalogUnusable as error:
+        refuse(daemon, str(error))
+
+
+def meta_service(
+    reactor: Any,
+    database: Database,
+    endpoint: IStreamServerEndpoint,
+    options: Mapping[str, Any],
+    listed: Mapping[str, str | None],
+) -> DaemonService:
+    """Return the metadata server of an open catalog with the data servers `listed` (address to advertised address)."""
+    compute = WorkerPool(reactor, "compute", 2)
+    transactions = Transactions(reactor, database)
+    cluster = Cluster(reactor, compute)
+    running = RunningTime(time.monotonic, database.read(running_seconds))
+    trash = TrashCollector(reactor, transactions, cluster, running, options["trash-grace"])
+    committer = Committer(transactions, cluster, lambda: rfc3339(reactor.seconds()), trash.due)
+    planner = Planner(transactions, cluster, compute, options["block-size"], options["replicas"])
+    health = Health(reactor, cluster, options["health-interval"])
+    server = MetadataServer(transactions, cluster, planner, committer, health, trash.due)
+    [rows] = database.write([lambda connection: take_data_servers(connection, listed)])
+    cluster.take(rows)
+    database.close_connections()
+    factory = ServerFactory(reactor, server, options["max-line"])
+    return DaemonService(reactor, NAME, endpoint, factory, [compute, transactions, cluster, health, trash])
