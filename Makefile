@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint soak clean
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m tests.demo $(FILE)
+	@$(BIN)/python demo.py $(FILE)
 
 test: lint
 	$(BIN)/pytest -m "not slow"
