@@ -19,6 +19,7 @@ from filefly.wire.messages import (
     decode_request,
     encode,
     error_reply,
+    payload_of_no_request,
 )
 
 
@@ -93,7 +94,7 @@ class ServerProtocol(Conversation):
         try:
             fields = decode_object(line)
         except BadRequest as error:
-            await self._reply(error_reply(error))
+            await self._refuse(line, error)
             return
         try:
             payload = declared_payload(fields)
@@ -118,6 +119,19 @@ class ServerProtocol(Conversation):
         else:
             if reply is not None:
                 await self._reply(reply)
+
+    async def _refuse(self, line: bytes, error: FileFlyError) -> None:
+        """Say why a line is no request; what may be its payload is skipped, or the conversation ended, never read."""
+        payload = payload_of_no_request(line)
+        if payload is None or payload > self._verbs.max_payload:
+            await self._reply(error_reply(error))
+            raise _EndOfConversation
+        self.begin_payload(payload)
+        try:
+            await self.skip_payload()
+        except FileFlyError as ended:
+            error = ended
+        await self._reply(error_reply(error))
 
     def _reply(self, reply: Any) -> Deferred[None]:
         return self.send(encode(reply) + b"\n")

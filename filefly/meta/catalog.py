@@ -8,8 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from attrs import field, frozen
-from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, literal, or_, select, update
+from attrs import evolve, field, frozen
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Integer,
+    Row,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from filefly.errors import Conflict, NotFound
 from filefly.meta.schema import COMMITTED, PENDING, blocks, plans, replicas, trash
@@ -55,6 +68,7 @@ class Plan:
     block_size: int
     replicas: int
     attributes: Attributes
+    stem: str | None
     if_generation: int | None
     modified: str | None
     blocks: tuple[PlanBlock, ...]
@@ -73,12 +87,55 @@ class StoredReplicas:
     servers: tuple[int, ...]
 
 
+# Statements, built once: building them again for each request would cost more than running them
+
+_name: BindParameter[str] = bindparam("name")
+_generation: BindParameter[int] = bindparam("of")
+_same_block = (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position)
+
+_PLAN = select(plans).where(plans.c.generation == _generation)
+_COMMITTED_PLAN = select(plans).where(COMMITTED, plans.c.name == _name)
+_COMMITTED_GENERATION = select(plans.c.generation).where(COMMITTED, plans.c.name == _name)
+_OPEN_PLANS = select(plans).where(PENDING, plans.c.name == _name).order_by(plans.c.generation.desc())
+_OLDER_IMPLICIT_PLANS = select(plans.c.generation).where(
+    PENDING, plans.c.name == _name, ~plans.c.explicit, plans.c.generation < _generation
+)
+_GENERATIONS = select(plans.c.generation).where(or_(COMMITTED, PENDING), plans.c.name == _name)
+_BLOCKS_OF_PLAN = (
+    select(blocks.c.position, blocks.c.id, blocks.c.size, blocks.c.crc32c, replicas.c.server)
+    .outerjoin_from(blocks, replicas, _same_block)
+    .where(blocks.c.generation == _generation)
+    .order_by(blocks.c.position, replicas.c.rank)
+)
+_STEM_IS_USED = select(
+    or_(exists().where(plans.c.stem == bindparam("stem")), exists().where(trash.c.stem == bindparam("stem")))
+)
+_NEW_PLAN = insert(plans).returning(plans.c.generation)
+_INSERT_INTO = {table.name: insert(table) for table in (blocks, replicas, trash)}
+_COMMIT = update(plans).where(plans.c.generation == _generation).values(state="committed", modified=bindparam("now"))
+_RENAME = update(plans).where(plans.c.generation == _generation).values(name=bindparam("to"))
+_LEARN_SUM = (
+    update(blocks)
+    .where(blocks.c.generation == _generation, blocks.c.position == bindparam("at"))
+    .values(crc32c=bindparam("found"))
+)
+_FORGET_REPLICAS = delete(replicas).where(replicas.c.generation == _generation, replicas.c.position == bindparam("at"))
+_PLAN_TO_TRASH = insert(trash).from_select(
+    ["block_id", "server", "stem", "due"],
+    select(blocks.c.id, replicas.c.server, plans.c.stem, bindparam("due", type_=Integer))
+    .join_from(blocks, plans, blocks.c.generation == plans.c.generation)
+    .join(replicas, _same_block)
+    .where(blocks.c.generation == _generation),
+)
+_FORGET_PLAN = [delete(table).where(table.c.generation == _generation) for table in (replicas, blocks, plans)]
+
+
 # Looking up
 
 
 def committed_plan(connection: Connection, name: str) -> Plan:
     """Return what readers see of `name`; raises NotFound."""
-    row = connection.execute(select(plans).where(COMMITTED, plans.c.name == name)).one_or_none()
+    row = connection.execute(_COMMITTED_PLAN, {"name": name}).one_or_none()
     if row is None:
         raise NotFound
     return _plan(connection, row)
@@ -86,27 +143,17 @@ def committed_plan(connection: Connection, name: str) -> Plan:
 
 def plan_of_generation(connection: Connection, generation: int) -> Plan | None:
     """Return the plan, open or committed, of a generation."""
-    row = connection.execute(select(plans).where(plans.c.generation == generation)).one_or_none()
+    row = connection.execute(_PLAN, {"of": generation}).one_or_none()
     return None if row is None else _plan(connection, row)
 
 
 def open_plans(connection: Connection, name: str) -> list[Plan]:
     """Return the open plans of `name`, the newest first."""
-    pending = select(plans).where(PENDING, plans.c.name == name).order_by(plans.c.generation.desc())
-    return [_plan(connection, row) for row in connection.execute(pending).all()]
+    return [_plan(connection, row) for row in connection.execute(_OPEN_PLANS, {"name": name}).all()]
 
 
 def _plan(connection: Connection, row: Row[Any]) -> Plan:
-    planned = connection.execute(
-        select(blocks.c.position, blocks.c.id, blocks.c.size, blocks.c.crc32c, replicas.c.server)
-        .outerjoin_from(
-            blocks,
-            replicas,
-            (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position),
-        )
-        .where(blocks.c.generation == row.generation)
-        .order_by(blocks.c.position, replicas.c.rank)
-    )
+    planned = connection.execute(_BLOCKS_OF_PLAN, {"of": row.generation})
     found: list[PlanBlock] = []
     for position, block_id, size, crc32c, server in planned:
         if position < len(found):
@@ -122,6 +169,7 @@ def _plan(connection: Connection, row: Row[Any]) -> Plan:
         block_size=row.block_size,
         replicas=row.replicas,
         attributes=msgspec.json.decode(row.attributes),
+        stem=row.stem,
         if_generation=row.if_generation,
         modified=row.modified,
         blocks=tuple(found),
@@ -133,9 +181,7 @@ def _plan(connection: Connection, row: Row[Any]) -> Plan:
 
 def short_ids_free(connection: Connection, name: str) -> bool:
     """Whether nothing in the catalog, trash included, uses the short ids of `name`."""
-    stem = stem_of(name)
-    used = or_(exists().where(plans.c.stem == stem), exists().where(trash.c.stem == stem))
-    return not connection.execute(select(used)).scalar_one()
+    return not connection.execute(_STEM_IS_USED, {"stem": stem_of(name)}).scalar_one()
 
 
 def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
@@ -146,6 +192,7 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
     _check_generation(_committed_generation(connection, new.name), new.if_generation)
     stem = stem_of(new.name)
     short = short_ids and short_ids_free(connection, new.name)
+    used_stem = stem if short else None
     values = {
         "name": new.name,
         "state": "pending",
@@ -154,10 +201,10 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         "block_size": new.block_size,
         "replicas": new.replicas,
         "attributes": encode(new.attributes).decode(),
-        "stem": stem if short else None,
+        "stem": used_stem,
         "if_generation": new.if_generation,
     }
-    generation = connection.execute(insert(plans).returning(plans.c.generation), values).scalar_one()
+    generation = connection.execute(_NEW_PLAN, values).scalar_one()
     sums: Sequence[str | None] = new.sums or [None] * len(new.sizes)
     planned = tuple(
         PlanBlock(make_block_id(stem, index, None if short else generation), size, crc32c, servers)
@@ -181,15 +228,16 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         block_size=new.block_size,
         replicas=new.replicas,
         attributes=new.attributes,
+        stem=used_stem,
         if_generation=new.if_generation,
         modified=None,
         blocks=planned,
     )
 
 
-def _insert(connection: Connection, table: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+def _insert(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     if values := list(rows):
-        connection.execute(insert(table), values)
+        connection.execute(_INSERT_INTO[table.name], values)
 
 
 def _insert_replicas(connection: Connection, generation: int, places: Iterable[tuple[int, tuple[int, ...]]]) -> None:
@@ -205,7 +253,7 @@ def _insert_replicas(connection: Connection, generation: int, places: Iterable[t
 
 
 def _committed_generation(connection: Connection, name: str) -> int | None:
-    return connection.execute(select(plans.c.generation).where(COMMITTED, plans.c.name == name)).scalar_one_or_none()
+    return connection.execute(_COMMITTED_GENERATION, {"name": name}).scalar_one_or_none()
 
 
 def _check_generation(current: int | None, wanted: int | None) -> None:
@@ -245,18 +293,16 @@ def commit_plan(connection: Connection, commit: Commit, due: int) -> Plan:
         raise Conflict("a newer file was committed first")
     if current is not None:
         _end_plan(connection, current, due)
-    older = select(plans.c.generation).where(
-        PENDING, plans.c.name == plan.name, ~plans.c.explicit, plans.c.generation < plan.generation
-    )
-    for generation in connection.execute(older).scalars().all():
+    older = connection.execute(_OLDER_IMPLICIT_PLANS, {"name": plan.name, "of": plan.generation})
+    for generation in older.scalars().all():
         _end_plan(connection, generation, due)
-    connection.execute(
-        update(plans).where(plans.c.generation == plan.generation).values(state="committed", modified=commit.modified)
-    )
+    connection.execute(_COMMIT, {"of": plan.generation, "now": commit.modified})
     _record_stored(connection, plan, commit.stored, due)
-    committed = plan_of_generation(connection, plan.generation)
-    assert committed is not None  # noqa: S101 - it was updated in this transaction
-    return committed
+    stored = tuple(
+        evolve(block, crc32c=found.crc32c, servers=found.servers)
+        for block, found in zip(plan.blocks, commit.stored, strict=True)
+    )
+    return evolve(plan, state="committed", modified=commit.modified, blocks=stored)
 
 
 def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredReplicas], due: int) -> None:
@@ -264,45 +310,29 @@ def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredRe
     learned, moved, left = [], [], []
     for position, (block, found) in enumerate(zip(plan.blocks, stored, strict=True)):
         if found.crc32c != block.crc32c:
-            learned.append({"at": position, "found": found.crc32c})
+            learned.append({"of": plan.generation, "at": position, "found": found.crc32c})
         if found.servers != block.servers:
             moved.append((position, found.servers))
             left += [(block.id, server) for server in block.servers if server not in found.servers]
     if learned:
-        here = (blocks.c.generation == plan.generation) & (blocks.c.position == bindparam("at"))
-        connection.execute(update(blocks).where(here).values(crc32c=bindparam("found")), learned)
+        connection.execute(_LEARN_SUM, learned)
     if moved:
-        here = (replicas.c.generation == plan.generation) & (replicas.c.position == bindparam("at"))
-        connection.execute(delete(replicas).where(here), [{"at": position} for position, _servers in moved])
+        connection.execute(_FORGET_REPLICAS, [{"of": plan.generation, "at": position} for position, _servers in moved])
     _insert_replicas(connection, plan.generation, moved)
-    _insert(connection, trash, ({"block_id": block_id, "server": server, "due": due} for block_id, server in left))
+    rows = ({"block_id": block_id, "server": server, "stem": plan.stem, "due": due} for block_id, server in left)
+    _insert(connection, trash, rows)
 
 
 def _end_plan(connection: Connection, generation: int, due: int) -> None:
     """Turn all replicas of a plan into trash and forget it."""
-    connection.execute(
-        insert(trash).from_select(
-            ["block_id", "server", "stem", "due"],
-            select(blocks.c.id, replicas.c.server, plans.c.stem, literal(due))
-            .join_from(blocks, plans, blocks.c.generation == plans.c.generation)
-            .join(
-                replicas,
-                (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position),
-            )
-            .where(blocks.c.generation == generation),
-        )
-    )
-    for table in (replicas, blocks, plans):
-        connection.execute(delete(table).where(table.c.generation == generation))
+    connection.execute(_PLAN_TO_TRASH, {"of": generation, "due": due})
+    for forget in _FORGET_PLAN:
+        connection.execute(forget, {"of": generation})
 
 
 def delete_file(connection: Connection, name: str, due: int) -> None:
     """Delete the file and end every open plan of its name; raises NotFound if there is neither."""
-    generations = (
-        connection.execute(select(plans.c.generation).where(or_(COMMITTED, PENDING), plans.c.name == name))
-        .scalars()
-        .all()
-    )
+    generations = connection.execute(_GENERATIONS, {"name": name}).scalars().all()
     if not generations:
         raise NotFound
     for generation in generations:
@@ -319,4 +349,4 @@ def rename_file(connection: Connection, name: str, new_name: str, due: int) -> N
     replaced = _committed_generation(connection, new_name)
     if replaced is not None:
         _end_plan(connection, replaced, due)
-    connection.execute(update(plans).where(plans.c.generation == generation).values(name=new_name))
+    connection.execute(_RENAME, {"of": generation, "to": new_name})

@@ -12,7 +12,8 @@ from filefly.wire.messages import ListedFile
 
 _SEEK_BATCH = 100
 _LOWEST_CHARACTER = "\x01"  # no name has a control character, so nothing lies between NAME and NAME + this
-_HIGHEST_CHARACTER = "\U0010ffff"
+_HIGHEST_CODE = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)  # code points that no text has
 
 
 @frozen
@@ -33,23 +34,25 @@ def list_files(connection: Connection, prefix: str, delimiter: str, after: str, 
     files: list[ListedFile] = []
     prefixes: list[str] = []
     last = after
-    lowest = max(prefix, _past(after, prefix, delimiter)) if after else prefix
-    while True:
+    lowest = _past(after, prefix, delimiter) if after else prefix
+    while lowest is not None:
         room = limit - len(files) - len(prefixes)
         most = min(room + 1, _SEEK_BATCH) if delimiter else room + 1
         batch = _committed_rows(connection, prefix, lowest, most)
         for row in batch:
             if len(files) + len(prefixes) == limit:
                 return FilePage(files, prefixes, last)
-            last = _rolled_up(row.name, prefix, delimiter) or row.name
+            rolled = _rolled_up(row.name, prefix, delimiter)
+            last = rolled or row.name
             lowest = _past(last, prefix, delimiter)
-            if last != row.name:
-                prefixes.append(last)
+            if rolled is not None:
+                prefixes.append(rolled)
                 break
             files.append(_listed_file(row))
         else:
             if len(batch) < most:
-                return FilePage(files, prefixes, None)
+                break
+    return FilePage(files, prefixes, None)
 
 
 def _rolled_up(name: str, prefix: str, delimiter: str) -> str | None:
@@ -58,16 +61,30 @@ def _rolled_up(name: str, prefix: str, delimiter: str) -> str | None:
     return None if found < 0 else name[: found + len(delimiter)]
 
 
-def _past(entry: str, prefix: str, delimiter: str) -> str:
-    """Return a string above `entry`, and above all that is rolled up into it, but not above any later entry."""
+def _past(entry: str, prefix: str, delimiter: str) -> str | None:
+    """Return a string above `entry`, and above all that is rolled up into it, but not above any later entry.
+
+    None if there can be no later entry.
+    """
     rolled = _rolled_up(entry, prefix, delimiter)
-    return entry + _LOWEST_CHARACTER if rolled is None else rolled + _HIGHEST_CHARACTER
+    return entry + _LOWEST_CHARACTER if rolled is None else _above(rolled)
+
+
+def _above(prefix: str) -> str | None:
+    """Return the lowest string above all that begin with `prefix`, or None if there is nothing above."""
+    head = prefix.rstrip(chr(_HIGHEST_CODE))
+    if not head:
+        return None
+    following = ord(head[-1]) + 1
+    return head[:-1] + chr(_SURROGATES.stop if following in _SURROGATES else following)
 
 
 def _committed_rows(connection: Connection, prefix: str, lowest: str, most: int) -> Sequence[Row[*tuple[Any, ...]]]:
     c = plans.c
     columns = (c.name, c.total_size, c.generation, c.replicas, c.modified, c.attributes)
-    within = [COMMITTED, c.name >= lowest, c.name < prefix + _HIGHEST_CHARACTER]
+    within = [COMMITTED, c.name >= max(lowest, prefix)]
+    if (above := _above(prefix)) is not None:
+        within.append(c.name < above)
     return connection.execute(select(*columns).where(*within).order_by(c.name).limit(most)).all()
 
 

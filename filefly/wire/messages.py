@@ -6,6 +6,7 @@ Numbers are JSON integers from 0 to 2^53-1; unknown fields are ignored.
 """
 
 import binascii
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -333,7 +334,7 @@ def commands_of(*requests: type[Request]) -> CommandTable:
 
 def decode_object(line: bytes) -> JSONObject:
     """Return the JSON object on `line`; raise BadRequest if there is none."""
-    if len(line) > MAX_VALUES and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_VALUES:
+    if _too_many_values(line):
         raise BadRequest(f"more than {MAX_VALUES} JSON values in one request")
     try:
         decoded = msgspec.json.decode(line)
@@ -346,6 +347,10 @@ def decode_object(line: bytes) -> JSONObject:
     if not isinstance(decoded, dict):
         raise BadRequest("not a JSON object")
     return decoded
+
+
+def _too_many_values(line: bytes) -> bool:
+    return len(line) > MAX_VALUES and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_VALUES
 
 
 def declared_payload(fields: JSONObject) -> int:
@@ -361,6 +366,22 @@ def declared_payload(fields: JSONObject) -> int:
     if type(size) is not int or not 0 <= size < 2**53:
         raise BadRequest("size: expected an integer from 0 to 9007199254740991")
     return size
+
+
+def payload_of_no_request(line: bytes) -> int | None:
+    """Return how many raw bytes follow a line that `decode_object` refused, or None where nobody can tell.
+
+    A `store` with a block_id in Latin-1 is no JSON, but its payload follows all the same.
+    """
+    if b'"store"' not in line or b'"size"' not in line:
+        return 0
+    if _too_many_values(line):
+        return None
+    try:
+        fields = json.loads(line.decode("latin-1"))  # unlike msgspec takes lone surrogates and NaN
+        return declared_payload(fields) if isinstance(fields, dict) else 0
+    except (ValueError, RecursionError, BadRequest):
+        return None
 
 
 def decode_request(fields: JSONObject, commands: CommandTable) -> Request:
