@@ -20,7 +20,8 @@ from filefly.meta.catalog import (
 )
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.transactions import Transactions
-from filefly.wire.messages import CompleteFile, StoredBlock
+from filefly.wire.messages import CompleteFile, HandedBackPlan, StoredBlock
+from filefly.wire.names import check_file_name
 
 T = TypeVar("T")
 Timestamp = Callable[[], str]
@@ -86,18 +87,21 @@ class Committer:
 
     async def _named_plan(self, request: CompleteFile) -> Plan:
         """Find the plan by its generation, else by its block ids, else as the only open one of its name."""
-        name = _only(request.file_name, request.metadata and request.metadata.name, "file_name")
-        generation = _only(request.generation, request.metadata and request.metadata.generation, "generation")
+        handed_back = request.metadata or HandedBackPlan()
+        name = _only(request.file_name, handed_back.name, "file_name")
+        generation = _only(request.generation, handed_back.generation, "generation")
+        if name is not None:
+            check_file_name(name)
         if generation is not None:
             plan = await self._transactions.read(plan_of_generation, generation)
             if plan is None or name not in (None, plan.name):
                 raise Conflict(f"plan {generation} is not open: it was ended, replaced or deleted")
             return plan
-        if not name:
+        if name is None:
             raise BadRequest("missing file_name")
         found = await self._transactions.read(known, name)
         candidates = [*found.open, *([found.committed] if found.committed else [])]
-        ids = {block.id for block in request.blocks or (request.metadata.blocks if request.metadata else ())}
+        ids = {block.id for block in request.blocks or handed_back.blocks}
         if ids:
             for plan in candidates:
                 if ids <= {block.id for block in plan.blocks}:

@@ -1,0 +1,96 @@
+"""Disks for tests: real files, with faults and without the wait for stable storage."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filefly.data.blocks import BlockStore
+from filefly.data.disk import Disk
+from filefly.data.storage import Storage, open_storage
+from filefly.wire.messages import MAX_BLOCK_SIZE
+
+
+class QuickDisk(Disk):
+    """The real disk, but what would wait for stable storage does not."""
+
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+    def fsync_directory(self, path: bytes) -> None:
+        pass
+
+
+class WatchedDisk(QuickDisk):
+    """Notes what it is asked to do, and does something before it where it is told to.
+
+    `before` has what to do before an operation, by its name: raising an OSError makes the operation fail.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.before: dict[str, Callable[[], None]] = {}
+
+    def fail(self, operation: str, error: int) -> None:
+        """Let `operation` fail from now on."""
+
+        def raise_error() -> None:
+            raise OSError(error, os.strerror(error))
+
+        self.before[operation] = raise_error
+
+    def mend(self) -> None:
+        """Let nothing fail any more."""
+        self.before.clear()
+
+    def _note(self, operation: str) -> None:
+        self.calls.append(operation)
+        if operation in self.before:
+            self.before[operation]()
+
+    def create(self, path: bytes) -> int:
+        self._note("create")
+        return super().create(path)
+
+    def open(self, path: bytes) -> int:
+        self._note("open")
+        return super().open(path)
+
+    def write(self, descriptor: int, chunks: Sequence[bytes]) -> None:
+        try:
+            self._note("write")
+        except OSError:  # a full disk takes a part of what it is given
+            super().write(descriptor, [chunk[: len(chunk) // 2] for chunk in chunks])
+            raise
+        super().write(descriptor, chunks)
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        self._note("read")
+        return super().read(descriptor, size, offset)
+
+    def fsync(self, descriptor: int) -> None:
+        self._note("fsync")
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self._note("close")
+
+    def rename(self, source: bytes, target: bytes) -> None:
+        self._note("rename")
+        super().rename(source, target)
+
+    def unlink(self, path: bytes) -> None:
+        self._note("unlink")
+        super().unlink(path)
+
+    def fsync_directory(self, path: bytes) -> None:
+        self._note("fsync_directory")
+
+
+def take(folder: Path, disk: Disk | None = None) -> Storage:
+    """Open `folder` as a storage directory named after it."""
+    return open_storage(folder, lambda: f"id of {folder.name}", disk or QuickDisk())
+
+
+def open_store(folder: Path, disk: Disk | None = None, max_block_size: int = MAX_BLOCK_SIZE) -> BlockStore:
+    """Open `folder` as a block store; faults of `disk` may be there from the start."""
+    return BlockStore(take(folder), disk or QuickDisk(), max_block_size)

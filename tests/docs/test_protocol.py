@@ -1,0 +1,59 @@
+"""docs/protocol.md's examples, held with real daemons."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from filefly.data.server import DataServer
+from filefly.meta.server import MetadataServer
+from tests.docs.markdown import Block
+from tests.docs.volatile import Ports
+from tests.docs.wire import conversations, play
+from tests.system.processes import processes
+
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+CONVERSATIONS = conversations(PROTOCOL)
+
+
+@frozen
+class Cluster:
+    """The servers that the document speaks of, by name, and what its ports are here."""
+
+    servers: dict[str, int]
+    ports: Ports
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Run the cluster that all examples, in their order, are held with."""
+    with processes(tmp_path_factory.mktemp("protocol"), "--block-size", "8") as running:
+        real = [daemon.ports[0] for daemon in running.all]
+        yield Cluster(
+            dict(zip(("meta", "data1", "data2"), real, strict=True)),
+            Ports(dict(zip((9000, 9001, 9002), real, strict=True))),
+        )
+        for daemon in running.all:
+            daemon.stop()  # once: a second SIGTERM while it ends makes Twisted log a traceback
+
+
+@pytest.mark.parametrize(
+    "conversation", CONVERSATIONS, ids=[f"line {block.number}: {block.heading}" for block in CONVERSATIONS]
+)
+def test_an_example_of_the_protocol(conversation: Block, cluster: Cluster) -> None:
+    """What the document says comes back does come back, and nothing else. Later examples build on earlier ones."""
+    play(conversation, cluster.servers, cluster.ports)
+
+
+@pytest.mark.parametrize(("server", "commands"), [("meta", MetadataServer.commands), ("data", DataServer.commands)])
+def test_every_command_has_an_example(server: str, commands: dict[str, object]) -> None:
+    """No command of either server is without one."""
+    shown = {
+        line.text
+        for block in CONVERSATIONS
+        if block.words[0].startswith(server)
+        for line in block.lines
+        if line.text.startswith(">")
+    }
+    assert [] == [command for command in commands if not any(f'"command":"{command}"' in line for line in shown)]

@@ -1,0 +1,1 @@
+"""Real twistd processes, real files, real clients."""
