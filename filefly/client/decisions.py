@@ -36,8 +36,9 @@ def slices_of(metadata: Metadata, offset: int = 0, length: int | None = None) ->
     slices = []
     begin = 0
     for block in metadata.blocks:
-        if begin < end and begin + block.size > offset:
-            slices.append(Slice(block, max(offset - begin, 0), min(end - begin, block.size)))
+        part = Slice(block, max(offset - begin, 0), min(end - begin, block.size))
+        if part.offset < part.end:
+            slices.append(part)
         begin += block.size
     return slices
 

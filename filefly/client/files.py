@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -86,9 +87,13 @@ class PathSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         with _told("read", self.path):
-            self._descriptor: int | None = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without O_NONBLOCK, opening a pipe would wait for somebody to write.
+            self._descriptor: int | None = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._lock = threading.Lock()
         self._found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(self._found.st_mode):
+            self.close()
+            raise FileFlyError(f"{self.path} is not a regular file, so its size is not known; pipe it into upload -")
         self.size = self._found.st_size
         self.attributes = attributes_of(self._found)
 

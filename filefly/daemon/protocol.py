@@ -1,5 +1,6 @@
 """The server's end of a conversation: read a request, answer it, go on to the next."""
 
+from traceback import clear_frames
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -72,10 +73,14 @@ class ServerProtocol(Conversation):
 
     async def _converse(self) -> None:
         try:
-            while not self._leaving and (line := await self.receive_line()) is not None:
+            while not self._leaving:
+                line = await self.receive_line()
+                if line is None:
+                    break
                 self._answering = True
                 await self._answer(line)
                 self._answering = False
+                del line  # it may be long, and the next one is about to be gathered
             self.close()
         except TooLarge as error:
             self.send(encode(error_reply(error)), b"\n").addErrback(lambda _gone: None)
@@ -110,6 +115,7 @@ class ServerProtocol(Conversation):
             finally:
                 await self.skip_payload()
         except FileFlyError as error:
+            clear_frames(error.__traceback__)  # an error that came through a Deferred keeps its request's data alive
             await self._reply(error_reply(error))
         except ConnectionClosed:
             raise

@@ -201,8 +201,22 @@ class Conversation(LineReceiver):
             elif self._gathered_size + len(self._buffer) > self.MAX_LENGTH:
                 self.lineLengthExceeded(b"")
             return
+        if self._gathered and self.line_mode:
+            self._end_gathered_line(data)
+            return
         super().dataReceived(self._take_gathered(data))
         self._end_input_if_due()
+
+    def _end_gathered_line(self, data: bytes) -> None:
+        """Deliver a long line that ends in `data` without the copies that LineReceiver would make of it."""
+        end = data.index(b"\n")
+        if self._gathered_size + len(self._buffer) + end > self.MAX_LENGTH:
+            self.lineLengthExceeded(b"")
+            return
+        self._gathered.insert(0, self.clearLineBuffer())
+        self.lineReceived(self._take_gathered(data[:end]))
+        if rest := data[end + 1 :]:
+            self.dataReceived(rest)
 
     def lineReceived(self, line: bytes) -> None:
         """Hand the line to who waits for it."""

@@ -105,6 +105,10 @@ class Daemon:
     def stop(self) -> int:
         """End it as `systemctl stop` would, and return its exit status."""
         self.begin_stop()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit status; a second SIGTERM would put a traceback into its log."""
         return self.running.wait(DEADLINE_SECONDS)
 
     def peak_memory(self) -> int:
@@ -266,7 +270,7 @@ def processes(
         for daemon in reversed(started):
             daemon.begin_stop()
         for daemon in reversed(started):
-            status = daemon.stop()
+            status = daemon.wait()
             log = daemon.log.read_text()
             assert status in _GOOD_ENDS, f"{daemon.name} ended with {status}:\n{log}"
             assert "Traceback" not in log, log
