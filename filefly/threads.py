@@ -5,9 +5,10 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from filefly.errors import Unavailable
+from filefly.errors import FileFlyError, Unavailable
 
 T = TypeVar("T")
 
@@ -36,12 +37,24 @@ class WorkerPool:
         self._pool.start()
 
     def stop(self) -> None:
-        """Wait, blocking, for the work that was taken, and refuse more (a stopped pool would swallow it)."""
-        self._running = False
-        self._pool.stop()
+        """Wait, blocking, for the work that was taken, and refuse more (a stopped pool would swallow it); again is fine."""
+        if self._running:
+            self._running = False
+            self._pool.stop()
 
     def __call__(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Deferred[T]:
         """See InThread; fails with Unavailable when the pool is not running."""
         if not self._running:
             return fail(Unavailable("shutting down"))
-        return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+        return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs).addErrback(_without_frames)
+
+
+def _without_frames(failure: Failure) -> Failure:
+    """Let go of an expected error's frames: the pool's own holds the failure that holds it, and all that was given."""
+    if failure.check(FileFlyError):
+        failure.tb = None
+        error = failure.value
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+    return failure

@@ -54,13 +54,15 @@ def files_below(folder: Path, name: str | None, skipped: Callable[[Path], None])
     """Yield every regular file below `folder`, in a stable order, named by its place in it.
 
     The names begin with `name`, else with the folder's own; those of `.` begin with nothing. Symbolic links to folders
-    are not followed; what is not a regular file is `skipped`.
+    are not followed; what is not a regular file is `skipped`. Raises FileFlyError for a folder that cannot be read.
     """
     top = name if name is not None else ("" if folder.name == "" else name_of(folder))
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=_raise_unreadable):
         folders.sort()
-        for file in sorted(files):
-            path = Path(where, file)
+        for path in (Path(where, part) for part in folders):
+            if path.is_symlink():
+                skipped(path)
+        for path in (Path(where, part) for part in sorted(files)):
             try:
                 regular = stat.S_ISREG(path.stat().st_mode)
             except OSError:
@@ -69,6 +71,11 @@ def files_below(folder: Path, name: str | None, skipped: Callable[[Path], None])
                 skipped(path)
                 continue
             yield LocalFile.at(path, "/".join(part for part in (top.strip("/"), *_below(folder, path)) if part))
+
+
+def _raise_unreadable(error: OSError) -> None:
+    """Tell of a folder that cannot be listed; os.walk would leave it out without a word."""
+    raise FileFlyError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _below(folder: Path, path: Path) -> Sequence[str]:

@@ -115,13 +115,21 @@ async def _upload_files(
 ) -> None:
     from filefly.client.transfer import run_all
 
-    with progress("stored", quiet, sum(file.size for file in local)) as shown:
+    told_later: list[Metadata] = []  # a sentence in the middle of a progress bar tears it
+    try:
+        with progress("stored", quiet, sum(file.size for file in local)) as shown:
 
-        async def upload_one(file: LocalFile) -> None:
-            metadata = await client.upload(file.name, file.path, replicas=replicas, progress=shown)
-            _uploaded(metadata, as_json, quiet or not each)
+            async def upload_one(file: LocalFile) -> None:
+                metadata = await client.upload(file.name, file.path, replicas=replicas, progress=shown)
+                if as_json:
+                    print_json(metadata)
+                elif each:
+                    told_later.append(metadata)
 
-        await run_all((partial(upload_one, file) for file in local), FILES_AT_ONCE)
+            await run_all((partial(upload_one, file) for file in local), FILES_AT_ONCE)
+    finally:
+        for metadata in told_later:
+            _uploaded(metadata, as_json, quiet)
 
 
 async def _upload_stdin(client: "Client", name: str, replicas: int | None, as_json: bool, quiet: bool) -> None:
@@ -205,7 +213,8 @@ async def _download_folder(client: "Client", name: str, folder: Path, as_json: b
         async def download_one(file_name: str, target: Path) -> None:
             make_folder(target.parent)
             metadata = await client.download(file_name, target, progress=shown)
-            _downloaded(metadata, target, as_json, quiet=True)
+            if as_json:
+                print_json(metadata)
 
         await run_all((partial(download_one, *item) for item in targets.items()), FILES_AT_ONCE)
     if not quiet:

@@ -178,8 +178,9 @@ class Client:
     async def _download_generation(
         self, metadata: Metadata, path: str | os.PathLike[str], progress: Progress
     ) -> Metadata:
-        target = await self.in_thread(Download, path)
+        target = Download(path)
         try:
+            await self.in_thread(target.open)
             progress.started(metadata.name, metadata.total_size)
             await self._fetch_blocks(metadata, target, progress)
             await self.in_thread(target.finish, metadata.attributes)

@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from filefly.errors import PayloadEnded, TimedOut, Unavailable
+from filefly.errors import FileFlyError, PayloadEnded, TimedOut, Unavailable
 from filefly.wire.address import client_endpoint, resolve
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import Reply, Request, decode_reply, encode
+from filefly.wire.messages import NotUnderstood, Reply, Request, decode_reply, encode
 
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
@@ -49,8 +49,13 @@ class ServerConnection(Conversation):
         line = await self.receive_line()
         if line is None:
             raise Unavailable(f"{self.address} closed the connection")
-        self.idle = True
-        reply = decode_reply(line, kind)
+        try:
+            reply = decode_reply(line, kind)
+        except NotUnderstood:
+            raise  # nobody knows what comes next
+        except FileFlyError:
+            self.idle = True  # an error reply is an answer like any other, and no payload follows it
+            raise
         self.idle = not payload_follows
         return reply
 
@@ -141,10 +146,10 @@ class ConnectionPool:
             connection.abort()
         protocol = ServerConnection(self._reactor, address, self._timeout_seconds)
         try:
-            await client_endpoint(self._reactor, address).connect(_OneConnection(protocol))
+            await _cancellable(client_endpoint(self._reactor, address).connect(_OneConnection(protocol)))
         except ValueError as error:
             raise Unavailable(str(error)) from None
-        except (ConnectError, DNSLookupError, ConnectingCancelledError) as error:
+        except (ConnectError, DNSLookupError) as error:
             raise Unavailable(f"cannot reach {address}: {_first_line(error)}") from None
         return protocol
 
@@ -154,6 +159,22 @@ class ConnectionPool:
             idle.append(connection)
         else:
             connection.abort()
+
+
+def _cancellable(connecting: Deferred[T]) -> Deferred[T]:
+    """Return the same result, but CancelledError when cancelled: an endpoint says that the server was not reached."""
+
+    def cancel(outcome: Deferred[T]) -> None:
+        outcome.errback(CancelledError())
+        connecting.cancel()
+
+    def pass_on(result: Any) -> None:
+        if not outcome.called:
+            outcome.callback(result)
+
+    outcome: Deferred[T] = Deferred(cancel)
+    connecting.addBoth(pass_on)
+    return outcome
 
 
 def _first_line(error: BaseException) -> str:

@@ -36,9 +36,9 @@ def slices_of(metadata: Metadata, offset: int = 0, length: int | None = None) ->
     slices = []
     begin = 0
     for block in metadata.blocks:
-        part = Slice(block, max(offset - begin, 0), min(end - begin, block.size))
-        if part.offset < part.end:
-            slices.append(part)
+        first, last = max(offset - begin, 0), min(end - begin, block.size)
+        if first < last:
+            slices.append(Slice(block, first, last))
         begin += block.size
     return slices
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,19 +155,25 @@ class Download:
     """A file being written under a temporary name in the folder where it will appear, whole or not at all."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the temporary file; raises NotFound if the folder does not exist."""
+        """Touch no disk yet."""
         self.path = Path(path)
         self._lock = threading.Lock()
         self._descriptor: int | None = None
-        self._in_place = False
+        self._temporary: Path | None = None
+        self._over = False
+
+    def open(self) -> None:
+        """Open the temporary file; raises NotFound if the folder does not exist. Does nothing after `abort`."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        while self._descriptor is None:
-            self._temporary = self.path.with_name(f".filefly-{os.getpid()}-{next(_temporary_numbers)}.part")
-            try:
-                with _told("write", self.path):
-                    self._descriptor = os.open(self._temporary, flags, 0o666)
-            except FileExistsError:
-                continue
+        with self._lock:
+            while self._descriptor is None and not self._over:
+                temporary = self.path.with_name(f".filefly-{os.getpid()}-{next(_temporary_numbers)}.part")
+                try:
+                    with _told("write", self.path):
+                        self._descriptor = os.open(temporary, flags, 0o666)
+                except FileExistsError:
+                    continue
+                self._temporary = temporary
 
     def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         """Write `chunks` one behind the other from `offset`."""
@@ -186,7 +193,7 @@ class Download:
         """Give the file its mode, its modification time and its name."""
         with self._lock, _told("write", self.path):
             descriptor, self._descriptor = self._descriptor, None
-            if descriptor is None:
+            if descriptor is None or self._temporary is None:
                 raise FileFlyError("the download was given up")
             try:
                 if (mode := mode_of(attributes)) is not None:
@@ -196,17 +203,19 @@ class Download:
             finally:
                 os.close(descriptor)
             os.replace(self._temporary, self.path)
-            self._in_place = True
+            self._temporary = None
 
     def abort(self) -> None:
-        """Leave nothing behind; fine also after `finish`."""
+        """Leave nothing behind; fine also after `finish`, and before `open`."""
         with self._lock:
+            self._over = True
             descriptor, self._descriptor = self._descriptor, None
+            temporary, self._temporary = self._temporary, None
             if descriptor is not None:
                 os.close(descriptor)
-            if not self._in_place:
+            if temporary is not None:
                 with suppress(FileNotFoundError):
-                    os.unlink(self._temporary)
+                    os.unlink(temporary)
 
 
 def attributes_of(found: os.stat_result) -> Attributes:
@@ -216,14 +225,19 @@ def attributes_of(found: os.stat_result) -> Attributes:
     return {"mtime": f"{whole}.{nanoseconds:09}Z", "mode": f"{found.st_mode & 0o777:04o}"}
 
 
+_RFC3339 = re.compile(r"(?P<whole>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.(?P<fraction>\d+))?(?P<zone>Z|[+-]\d\d:\d\d)")
+
+
 def mtime_ns_of(attributes: Mapping[str, Any]) -> int | None:
     """Return the modification time in `attributes` in nanoseconds, or None if there is none that makes sense."""
-    try:
-        whole, _, fraction = str(attributes["mtime"]).removesuffix("Z").partition(".")
-        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
-        return seconds * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
-    except (KeyError, ValueError, OverflowError):
+    match = _RFC3339.fullmatch(str(attributes.get("mtime")))
+    if match is None:
         return None
+    try:
+        seconds = int(datetime.fromisoformat(match["whole"] + match["zone"]).timestamp())
+    except (ValueError, OverflowError):
+        return None
+    return seconds * 10**9 + int((match["fraction"] or "").ljust(9, "0")[:9])
 
 
 def mode_of(attributes: Mapping[str, Any]) -> int | None:

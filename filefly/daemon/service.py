@@ -45,17 +45,18 @@ class DaemonService(Service):
         super().startService()
         for part in self._parts:
             part.start()
-        self._endpoint.listen(self._factory).addCallbacks(self._listening, self._not_listening)
+        failures: list[Failure] = []
+        self._endpoint.listen(self._factory).addCallbacks(self._listening, failures.append)
+        if failures:
+            # Only of an endpoint string that is not TCP: the others were bound before the fork. Not `refuse`: after
+            # the fork a SystemExit would leave twistd's first process waiting for ever.
+            raise RuntimeError(f"{self._daemon}: cannot listen: {failures[0].getErrorMessage()}")
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         host = port.getHost()
         address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
         self.log.info("{daemon} is listening on {address}", daemon=self._daemon, address=address)
-
-    def _not_listening(self, failure: Failure) -> NoReturn:
-        # Only an endpoint string gets here: a HOST:PORT was bound before the fork.
-        refuse(self._daemon, f"cannot listen: {failure.getErrorMessage()}")
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when all is over."""

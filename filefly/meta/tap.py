@@ -108,8 +108,8 @@ def take_catalog(daemon: str, url: str) -> Database:
         parsed = make_url(url)
     except ArgumentError:
         refuse(daemon, f"--catalog {url!r} is not a database URL; write sqlite:///catalog.sqlite")
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        url = parsed.set(database=str(absolute(parsed.database))).render_as_string(hide_password=False)
+    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        url = parsed.set(database=str(absolute(str(parsed.database)))).render_as_string(hide_password=False)
     try:
         return open_database(url, lambda: os.urandom(16).hex())
     except CatalogUnusable as error:

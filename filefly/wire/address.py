@@ -22,6 +22,10 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]\s=/]*)):(?P<port>\d{1,5})")
+_TCP_ENDPOINT = re.compile(r"tcp:(port=)?(?P<port>\d{1,5})(:interface=(?P<interface>[^:]+))?")
+_ENDPOINT_KINDS = {"tcp", "tcp4", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy"}
+"""What a Twisted endpoint string may begin with: `tcp:9001` names no host."""
+
 CONNECT_TIMEOUT_SECONDS = 10.0
 _BACKLOG = 1024
 
@@ -41,7 +45,7 @@ class HostPort:
 def parse_host_port(text: str) -> HostPort | None:
     """Return `text` as a host and a port, or None if it has another form."""
     match = _HOST_PORT.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:
+    if match is None or int(match["port"]) > 65535 or match["host"] in _ENDPOINT_KINDS:
         return None
     return HostPort(match["v6"] or match["host"] or "", int(match["port"]))
 
@@ -71,7 +75,10 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     check_client_address(text)
     address = parse_host_port(text)
     if address is None:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+        try:
+            endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+        except (ValueError, TypeError, RuntimeError, NameError) as error:  # the last one where TLS is not installed
+            raise ValueError(f"{text!r} is neither HOST:PORT nor a Twisted endpoint: {error}") from None
         return endpoint
     return HostnameEndpoint(reactor, address.host or "localhost", address.port, timeout=CONNECT_TIMEOUT_SECONDS)
 
@@ -82,7 +89,8 @@ def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     Binding before twistd forks lets a taken port be one sentence at start. An endpoint string is only parsed here.
     Raises ValueError or OSError with a sentence.
     """
-    address = parse_host_port(text)
+    tcp = _TCP_ENDPOINT.fullmatch(text)
+    address = HostPort(tcp["interface"] or "", int(tcp["port"])) if tcp else parse_host_port(text)
     if address is None:
         try:
             endpoint: IStreamServerEndpoint = serverFromString(reactor, text)

@@ -320,6 +320,10 @@ class ErrorReply(Struct, frozen=True, tag_field="status", tag="error"):
     code: str
 
 
+class NotUnderstood(Unavailable):
+    """The server's reply is not understood."""
+
+
 CommandTable = Mapping[str, type[Request]]
 R = TypeVar("R", bound=Reply)
 
@@ -361,7 +365,7 @@ def declared_payload(fields: JSONObject) -> int:
     if fields.get("command") != "store" or fields.get("data") is not None or "size" not in fields:
         return 0
     if "data" in fields:
-        raise BadRequest("data: expected str, got null")
+        raise BadRequest("data: expected a string, got null")
     size = fields["size"]
     if type(size) is not int or not 0 <= size < 2**53:
         raise BadRequest("size: expected an integer from 0 to 9007199254740991")
@@ -399,13 +403,13 @@ def decode_request(fields: JSONObject, commands: CommandTable) -> Request:
 
 
 def decode_reply(line: bytes, kind: type[R]) -> R:
-    """Return the reply on `line`; raise what an error reply says, or Unavailable if it is none of ours."""
+    """Return the reply on `line`; raise what an error reply says, or NotUnderstood if it is none of ours."""
     try:
         fields = msgspec.json.decode(line, type=JSONObject)
         if fields.get("status") != "error":
             return msgspec.convert(fields, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unavailable(f"the server's reply is not understood: {error}") from None
+        raise NotUnderstood(f"the server's reply is not understood: {error}") from None
     raise error_from_wire(str(fields.get("code")), str(fields.get("error")))
 
 
@@ -448,12 +452,23 @@ def check_sum(wanted: str | None, found: str) -> None:
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _EXPECTED = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>.*)`", re.DOTALL)
 
+_TYPES_AS_PEOPLE_SAY = {
+    "int": "an integer",
+    "float": "a fraction",
+    "str": "a string",
+    "bool": "a boolean",
+    "object": "an object",
+    "array": "an array",
+}
+_TYPE = re.compile(rf"\b({'|'.join(_TYPES_AS_PEOPLE_SAY)})\b")
+
 
 def _sentence(validation_message: str) -> str:
     """Turn msgspec's message into one that names the field as the sender wrote it."""
     if match := _MISSING.match(validation_message):
         return f"missing {match[1]}"
     if match := _EXPECTED.fullmatch(validation_message):
-        what = match["what"].replace("`", "")
+        what = match["what"].replace("`", "").replace(" | null", "")
+        what = _TYPE.sub(lambda word: _TYPES_AS_PEOPLE_SAY[word[0]], what)
         return f"{match['where'] or 'request'}: {what[:1].lower()}{what[1:]}"
     return validation_message

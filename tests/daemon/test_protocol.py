@@ -232,8 +232,8 @@ def test_the_next_request_waits_for_the_last(new_server: Callable[..., Server]) 
         ({"block_id": ""}, "missing block_id", "bad_request"),
         ({"block_id": "x" * 256}, "block_id takes more than 255 bytes on disk", "bad_request"),
         ({}, "missing block_id", "bad_request"),
-        ({"block_id": 7}, "block_id: expected str, got int", "bad_request"),
-        ({"block_id": "a-0", "crc32c": 7}, "crc32c: expected str | null, got int", "bad_request"),
+        ({"block_id": 7}, "block_id: expected a string, got an integer", "bad_request"),
+        ({"block_id": "a-0", "crc32c": 7}, "crc32c: expected a string, got an integer", "bad_request"),
         ({"block_id": "a-0", "crc32c": "00000000"}, f"crc32c is {crc32c(TRAP):08x}, expected 00000000", "corrupt"),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_size_with_data_of_null_ends_the_conversation(server: Server, folder: 
     (folder / "a-0").touch()
     peer = server.connect()
     peer.give(line(command="store", block_id="b-0", data=None, size=len(TRAP)) + TRAP)
-    assert error("data: expected str, got null") == peer.transport.value()
+    assert error("data: expected a string, got null") == peer.transport.value()
     assert peer.transport.sending_ended
     assert (folder / "a-0").exists()
     peer.hang_up()

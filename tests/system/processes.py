@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLI
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} seconds for {what}"
         time.sleep(_POLL_SECONDS)
+
+
+def listening_ports(log: str) -> list[int]:
+    """Return the ports of the daemons that say in a log that they listen."""
+    return [int(port) for _daemon, port in _LISTENING.findall(log)]
 
 
 @define(eq=False)
@@ -74,12 +79,11 @@ class Daemon:
 
     def wait_until_listening(self) -> None:
         """Return once it serves."""
-        services = 1 if self.arguments[0] != "filefly" else 3
 
         def listens() -> bool:
-            found = _LISTENING.findall(self.log.read_bytes()[self._log_offset :].decode())
-            if len(found) >= services:
-                self.ports = [int(port) for _daemon, port in found]
+            found = listening_ports(self.log.read_bytes()[self._log_offset :].decode())
+            if found:
+                self.ports = found
                 return True
             assert self.running.poll() is None, f"{self.name} did not start:\n{self.log.read_text()}"
             return False
@@ -110,6 +114,10 @@ class Daemon:
     def wait(self) -> int:
         """Wait for its end and return its exit status; a second SIGTERM would put a traceback into its log."""
         return self.running.wait(DEADLINE_SECONDS)
+
+    def forget_peak_memory(self) -> None:
+        """Let the peak begin again at what is resident now."""
+        Path(f"/proc/{self.running.pid}/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:
         """Return the most memory it ever had resident, in bytes."""
@@ -220,6 +228,16 @@ class Processes:
         """Return what is in the storage directories of stores under way."""
         numbers = range(1, len(self.data) + 1)
         return [file for number in numbers for file in (self.storage(number) / ".incoming").iterdir()]
+
+
+def free_ports(count: int) -> int:
+    """Return the first of `count` ports in a row that nobody uses; below those that the kernel gives out itself."""
+    for first in range(10_000 + os.getpid() * 16 % 20_000, 32_000, 16):
+        with ExitStack() as taken, suppress(OSError):
+            for port in range(first, first + count):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no free ports")
 
 
 def connect(port: int) -> socket.socket:

@@ -312,7 +312,7 @@ def test_a_missing_block_id_has_a_fixed_sentence(command: str) -> None:
 
 def test_a_wrong_field_is_named_with_its_place() -> None:
     """The sentence leads to the one wrong value in a long request."""
-    with pytest.raises(BadRequest, match=r"^blocks\[1\]\.crc32c: expected str \| null, got int$"):
+    with pytest.raises(BadRequest, match=r"^blocks\[1\]\.crc32c: expected a string, got an integer$"):
         decode('{"command":"complete_file","blocks":[{"id":"a-0"},{"id":"a-1","crc32c":5}]}')
 
 
@@ -347,7 +347,7 @@ def test_an_invalid_size_is_refused(size: Any) -> None:
 
 def test_data_of_null_with_a_size_is_refused() -> None:
     """Nobody can tell whether a payload follows a request that has both a size and data that is nothing."""
-    with pytest.raises(BadRequest, match=r"^data: expected str, got null$"):
+    with pytest.raises(BadRequest, match=r"^data: expected a string, got null$"):
         declared_payload({"command": "store", "block_id": "b-0", "data": None, "size": 30})
 
 

@@ -1,0 +1,231 @@
+"""A whole cluster in this process: real servers on loopback ports, real files below one folder."""
+
+from base64 import b64decode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from crc32c import crc32c
+
+from filefly.client.api import Client
+from filefly.daemon.protocol import ServerFactory
+from filefly.daemon.service import DaemonService
+from filefly.data.blocks import BlockStore
+from filefly.data.server import DataServer
+from filefly.data.storage import Storage
+from filefly.meta.tap import META_PARAMETERS, meta_service, take_catalog
+from filefly.meta.trash import TrashCollector
+from filefly.threads import WorkerPool
+from filefly.wire.address import listening_endpoint
+from filefly.wire.messages import MAX_BLOCK_SIZE
+from tests.caller import Caller, calling
+from tests.data.disks import QuickDisk, take
+from tests.meta.catalogs import url_of
+
+BLOCK_SIZE = 7
+TIMEOUT_SECONDS = 20
+
+
+def _port_of(service: DaemonService) -> int:
+    port: Any = service._port
+    return int(port.getHost().port)
+
+
+@define(eq=False)
+class DataNode:
+    """A data server; it comes back at its port."""
+
+    reactor: Any
+    folder: Path
+    max_block_size: int = MAX_BLOCK_SIZE
+    port: int = 0
+    connections: int = 0
+    _service: DaemonService | None = None
+    _storage: Storage | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> "DataNode":
+        """Start it."""
+        self._storage = take(self.folder)
+        pool = WorkerPool(self.reactor, "disk", 4)
+        store = BlockStore(self._storage, QuickDisk(), self.max_block_size)
+        factory = _CountingFactory(self.reactor, DataServer(store, pool))
+        factory.node = self
+        endpoint = listening_endpoint(self.reactor, self.address)
+        self._service = DaemonService(self.reactor, "filefly-data", endpoint, factory, [pool])
+        self._service.startService()
+        self.port = _port_of(self._service)
+        return self
+
+    async def stop(self) -> None:
+        """Stop it, if it runs."""
+        service, self._service = self._service, None
+        if service is not None and self._storage is not None:
+            await service.stopService()
+            self._storage.release()
+
+    def block_ids(self) -> list[str]:
+        """Return what it holds, as its files are named."""
+        return sorted(file.name for file in self.folder.iterdir() if not file.name.startswith("."))
+
+    def block(self, name: str) -> Path:
+        """Return a block's file."""
+        return self.folder / name
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a block file by hand."""
+        self.block(name).write_bytes(data)
+
+
+class _CountingFactory(ServerFactory):
+    node: DataNode
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.node.connections += 1
+        return super().buildProtocol(addr)
+
+
+@define(eq=False)
+class RunningCluster:
+    """A metadata server and data servers, and ways to talk to them."""
+
+    reactor: Any
+    folder: Path
+    data: Sequence[DataNode]
+    advertised: Sequence[str | None]
+    options: dict[str, Any]
+    port: int = 0
+    _meta: DaemonService | None = None
+    _clients: list[Client] = field(factory=list)
+
+    @property
+    def address(self) -> str:
+        """Where the metadata server is."""
+        return f"127.0.0.1:{self.port}"
+
+    def start_meta(self) -> None:
+        """Start the metadata server, at the port that it had before."""
+        database = take_catalog("filefly-meta", url_of(self.folder))
+        listed = {node.address: told for node, told in zip(self.data, self.advertised, strict=True)}
+        endpoint = listening_endpoint(self.reactor, self.address)
+        self._meta = meta_service(self.reactor, database, endpoint, self.options, listed)
+        self._meta.startService()
+        self.port = _port_of(self._meta)
+
+    async def stop_meta(self) -> None:
+        """Stop the metadata server."""
+        meta, self._meta = self._meta, None
+        if meta is not None:
+            await meta.stopService()
+
+    async def collect_trash(self) -> None:
+        """Delete what is due now."""
+        assert self._meta is not None
+        [collector] = [part for part in self._meta._parts if isinstance(part, TrashCollector)]
+        await collector.round()
+
+    def calling(self) -> Any:
+        """Connect to the metadata server, as `nc` does."""
+        return calling(self.reactor, self.port)
+
+    def client(self, concurrency: int = 4) -> Client:
+        """Make a client, which is closed in the end."""
+        client = Client(self.reactor, self.address, concurrency=concurrency, timeout_seconds=TIMEOUT_SECONDS)
+        self._clients.append(client)
+        return client
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        for client in self._clients:
+            client.close()
+        await self.stop_meta()
+        for node in self.data:
+            await node.stop()
+
+    def nodes(self, *addresses: str) -> list[DataNode]:
+        """Return the data servers at `addresses`."""
+        return [node for address in addresses for node in self.data if node.address == address]
+
+    def block_ids(self) -> list[str]:
+        """Return what is on all data servers, a replica an entry."""
+        return sorted(block_id for node in self.data for block_id in node.block_ids())
+
+
+@asynccontextmanager
+async def running(
+    reactor: Any, folder: Path, data_servers: int = 2, advertised: Sequence[str | None] | None = None, **options: Any
+) -> AsyncIterator[RunningCluster]:
+    """Run a cluster with blocks of 7 bytes until the end of the block; `options` are the metadata server's."""
+    nodes = [DataNode(reactor, folder / f"data{number}").start() for number in range(1, data_servers + 1)]
+    chosen = {parameter[0]: parameter[2] for parameter in META_PARAMETERS}
+    # Health is looked at once, at the start: a test that is about it asks again itself.
+    chosen |= {"block-size": BLOCK_SIZE, "health-interval": 3600}
+    chosen |= {name.replace("_", "-"): value for name, value in options.items()}
+    cluster = RunningCluster(reactor, folder, nodes, advertised or [None] * data_servers, chosen)
+    try:
+        cluster.start_meta()
+        yield cluster
+    finally:
+        await cluster.stop()
+
+
+@asynccontextmanager
+async def asking(
+    reactor: Any, folder: Path, data_servers: int = 2, **options: Any
+) -> AsyncIterator[tuple[RunningCluster, Caller]]:
+    """Run a cluster and talk to its metadata server."""
+    async with running(reactor, folder, data_servers, **options) as cluster, cluster.calling() as caller:
+        yield cluster, caller
+
+
+async def push(cluster: RunningCluster, metadata: Any, data: bytes, only: Sequence[int] | None = None) -> None:
+    """Store the blocks of a plan, or those numbered `only`, on every planned data server, as a person would by `nc`."""
+    offset = 0
+    for number, block in enumerate(metadata["blocks"]):
+        part = data[offset : offset + block["size"]]
+        offset += block["size"]
+        if only is None or number in only:
+            for replica in block["replicas"]:
+                port = int(replica["data_server"].rpartition(":")[2])
+                async with calling(cluster.reactor, port) as caller:
+                    reply = await caller.ask(part, command="store", block_id=block["id"], size=len(part))
+                    assert reply["status"] == "ok", reply
+
+
+async def plan_of(caller: Caller, name: str = "a", size: int = 10, **fields: object) -> Any:
+    """Plan a file and return its metadata; the data is to be pushed."""
+    reply = await caller.ask(command="store_file", file_name=name, file_size=size, **fields)
+    assert reply["status"] == "ok", reply
+    return reply["metadata"]
+
+
+async def put(cluster: RunningCluster, caller: Caller, name: str, data: bytes, **fields: object) -> Any:
+    """Store a file as a program does, explicitly, and return its metadata."""
+    plan = await plan_of(caller, name, len(data), explicit=True, **fields)
+    await push(cluster, plan, data)
+    reply = await caller.ask(command="complete_file", file_name=name, generation=plan["generation"])
+    assert reply["status"] == "ok", reply
+    return reply["metadata"]
+
+
+async def bytes_of(caller: Caller, name: str) -> bytes:
+    """Return what readers see of a file."""
+    reply = await caller.ask(command="fetch_file", file_name=name)
+    assert reply["status"] == "ok", reply
+    return b64decode(reply["data"], validate=True)
+
+
+def sum_of(data: bytes) -> str:
+    """Return a CRC32C as the wire spells it."""
+    return f"{crc32c(data):08x}"
+
+
+def error(sentence: str, code: str) -> dict[str, str]:
+    """Return the reply that says no."""
+    return {"status": "error", "error": sentence, "code": code}
