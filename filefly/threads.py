@@ -37,7 +37,7 @@ class WorkerPool:
         self._pool.start()
 
     def stop(self) -> None:
-        """Wait, blocking, for the work that was taken, and refuse more (a stopped pool would swallow it); again is fine."""
+        """Wait, blocking, for the work that was taken, and refuse more (a stopped pool swallows it). Again is fine."""
         if self._running:
             self._running = False
             self._pool.stop()

@@ -83,6 +83,16 @@ class DataNode:
         self.block(name).write_bytes(data)
 
 
+@asynccontextmanager
+async def data_node(reactor: Any, folder: Path) -> AsyncIterator[DataNode]:
+    """Run one data server, alone, until the end of the block."""
+    node = DataNode(reactor, folder / "data").start()
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
 class _CountingFactory(ServerFactory):
     node: DataNode
 

@@ -1,0 +1,135 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+from twisted.internet.threads import deferToThread
+
+from tests.meta.running import RunningCluster, plan_of, running
+from tests.on_reactor import on_reactor
+
+PROGRAM = str(Path(sys.executable).parent / "filefly-client")
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+
+@define
+class Shell:
+    """Runs filefly-client as a process of its own."""
+
+    cluster: RunningCluster
+
+    async def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        done: subprocess.CompletedProcess[str] = await deferToThread(
+            subprocess.run,
+            [PROGRAM, "--metadata-addr", self.cluster.address, *arguments],
+            cwd=self.cluster.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done
+
+    async def out(self, *arguments: str) -> str:
+        """Run a command that goes well, and return what it prints."""
+        done = await self.run(*arguments)
+        assert (0, "") == (done.returncode, done.stderr)
+        return done.stdout
+
+    async def refusal(self, *arguments: str) -> str:
+        """Run a command that fails, and return its one sentence."""
+        done = await self.run(*arguments)
+        assert (1, "") == (done.returncode, done.stdout)
+        assert 1 == done.stderr.count("\n")
+        return done.stderr.removeprefix("filefly-client: ").removesuffix("\n")
+
+
+@asynccontextmanager
+async def with_files(reactor: Any, folder: Path, *names: str, **options: Any) -> AsyncIterator[Shell]:
+    async with running(reactor, folder, **options) as cluster:
+        client = cluster.client()
+        for name in names:
+            await client.upload(name, b"0123456789")
+        yield Shell(cluster)
+
+
+@on_reactor
+async def test_ls_shows_files_and_folders(reactor: Any, tmp_path: Path) -> None:
+    """Size, time of the upload, name; folders are rolled up, and all is in one order."""
+    async with with_files(reactor, tmp_path, "b", "a/x", "a/y", "c/d/e") as shell:
+        lines = (await shell.out("ls")).splitlines()
+        assert ["a/", "b", "c/"] == [line.split()[-1] for line in lines]
+        assert re.fullmatch(rf"      10 B  {TIME}  b", lines[1])
+        assert ["c/d/"] == (await shell.out("ls", "c/")).split()
+
+
+@on_reactor
+async def test_ls_r_shows_everything(reactor: Any, tmp_path: Path) -> None:
+    """What is in folders, too; --json one object a line."""
+    async with with_files(reactor, tmp_path, "b", "a/x") as shell:
+        assert ["a/x", "b"] == [line.split()[-1] for line in (await shell.out("ls", "-r")).splitlines()]
+        files = [json.loads(line) for line in (await shell.out("ls", "-r", "--json")).splitlines()]
+        assert [("a/x", 10), ("b", 10)] == [(file["name"], file["total_size"]) for file in files]
+
+
+@on_reactor
+async def test_ls_of_a_file_or_of_nothing(reactor: Any, tmp_path: Path) -> None:
+    """The one is pointed out, the other an error; an empty catalog is just empty."""
+    async with with_files(reactor, tmp_path) as shell:
+        assert "" == await shell.out("ls")
+        await shell.cluster.client().upload("a", b"x")
+        assert "a is a file; see filefly-client stat a\n" == await shell.out("ls", "a")
+        assert "missing: file not found" == await shell.refusal("ls", "missing")
+
+
+@on_reactor
+async def test_stat_shows_where_the_blocks_are(reactor: Any, tmp_path: Path) -> None:
+    """As a table; what is not known yet is a dash."""
+    async with with_files(reactor, tmp_path, "a") as shell:
+        shown = await shell.out("stat", "a")
+        assert re.search(r"^name +a\nsize +10 B \(10 bytes\)\nstate +committed\n", shown)
+        [first, second] = re.findall(r"^a-\d +(\d) B +([0-9a-f]{8}) +(127\.0\.0\.1:\d+)$", shown, re.MULTILINE)
+        addresses = {node.address for node in shell.cluster.data}
+        assert ("7", "3", addresses) == (first[0], second[0], {first[2], second[2]})
+        async with shell.cluster.calling() as caller:
+            await plan_of(caller, "b")
+        assert re.search(r"^b-0 +7 B +- +127", await shell.out("stat", "b"), re.MULTILINE)
+
+
+@on_reactor
+async def test_servers_shows_who_answers(reactor: Any, tmp_path: Path) -> None:
+    """As a table."""
+    async with with_files(reactor, tmp_path) as shell:
+        lines = (await shell.out("servers")).splitlines()
+        assert ["address", "advertised", "state", "last answer", "last error"] == re.split(r"  +", lines[0])
+        expected = [rf"{node.address} +- +up +{TIME}" for node in shell.cluster.data]
+        for pattern, line in zip(expected, lines[1:], strict=True):
+            assert re.fullmatch(pattern, line)
+
+
+@on_reactor
+async def test_rm_of_a_folder_that_is_none(reactor: Any, tmp_path: Path) -> None:
+    """Nothing is deleted, and that is said."""
+    async with with_files(reactor, tmp_path, "ab") as shell:
+        assert "no file's name begins with a/" == await shell.refusal("rm", "-r", "a")
+        assert ["ab"] == [file.name async for file in shell.cluster.client().list()]
+
+
+@on_reactor
+async def test_ping_names_who_is_silent(reactor: Any, tmp_path: Path) -> None:
+    """And asks the others all the same."""
+    async with with_files(reactor, tmp_path) as shell:
+        one, two = shell.cluster.data
+        assert f"{shell.cluster.address} is up\n" == await shell.out("ping")
+        await one.stop()
+        done = await shell.run("ping", one.address, two.address)
+        assert (1, f"{two.address} is up\n") == (done.returncode, done.stdout)
+        first, last = done.stderr.splitlines()
+        assert first.startswith(f"filefly-client: cannot reach {one.address}: ")
+        assert "filefly-client: 1 of 2 servers did not answer" == last

@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from filefly import __version__
+from filefly.cli.main import cli, main
+from filefly.errors import FileFlyError
+
+COMMANDS = ["upload", "download", "cat", "ls", "stat", "mv", "rm", "servers", "ping"]
+
+
+def asked(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_the_commands_are_these() -> None:
+    """No more and no less than is documented."""
+    assert sorted(COMMANDS) == sorted(cli.commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help_with_an_example(command: str, option: str) -> None:
+    """And exits as if all went well, which it did."""
+    result = asked(command, option)
+    assert 0 == result.exit_code
+    assert f"Usage: cli {command}" in result.output
+    assert f"filefly-client {command}" in result.output
+    assert "--metadata-addr HOST:PORT" in result.output
+
+
+def test_the_program_has_help_with_an_example() -> None:
+    """And tells of every command."""
+    result = asked("--help")
+    assert 0 == result.exit_code
+    assert "filefly-client upload report.pdf" in result.output
+    assert all(f"\n  {command} " in result.output for command in COMMANDS)
+
+
+def test_the_version_is_told() -> None:
+    """That of the package."""
+    assert __version__ in asked("--version").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["ls", "--nonsense"], "No such option"),
+        (["upload"], "Name at least one PATH to upload, or - for standard input."),
+        (["upload", "a", "b", "--name", "c"], "--file-name goes with a single PATH."),
+        (["upload", "-"], "Standard input needs a name and no other PATH: upload - --name NAME"),
+        (["upload", "-", "a"], "Standard input needs a name and no other PATH: upload - --name NAME"),
+        (["upload", "a", "--replicas", "0"], "Invalid value for '--replicas'"),
+        (["upload", "a", "--concurrency", "0"], "Invalid value for '--concurrency'"),
+        (["download"], "Missing argument 'NAME'"),
+        (["download", "-r", "a"], "-r needs a folder to write to: download -r PREFIX -o FOLDER"),
+        (["download", "-r", "a", "-o", "-"], "-r needs a folder to write to: download -r PREFIX -o FOLDER"),
+        (["cat"], "Missing argument 'NAME...'"),
+        (["cat", "a", "--offset", "-1"], "Invalid value for '--offset'"),
+        (["stat"], "Missing argument 'NAME'"),
+        (["mv", "a"], "Missing argument 'NEW_NAME'"),
+        (["rm"], "Missing argument 'NAME...'"),
+        (["ping", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
+        (["--metadata-addr", "nowhere", "ls"], "'nowhere' is not an address; write HOST:PORT"),
+    ],
+)
+def test_wrong_usage_is_told(arguments: Sequence[str], sentence: str) -> None:
+    """On stderr, with exit status 2, before anybody is asked anything."""
+    result = asked(*arguments)
+    assert 2 == result.exit_code
+    assert sentence in result.stderr
+    assert "" == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (FileFlyError("a sentence"), 1, "filefly-client: a sentence\n"),
+        (click.BadParameter("wrong"), 2, "Error: Invalid value: wrong\n"),
+        (click.ClickException("no"), 1, "Error: no\n"),
+        (click.Abort(), 130, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_end_is_an_exit_status(
+    raised: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And at most one sentence on stderr."""
+
+    @click.command()
+    def failing() -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.commands, "ls", failing)
+    monkeypatch.setattr(sys, "argv", ["filefly-client", "ls"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert status == caught.value.code
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert said.strip() == err.strip().rpartition("\n")[2]
+
+
+def test_help_loads_little(tmp_path: Path) -> None:
+    """What a shell asks at every completion must be there at once: no reactor, no bars, no database."""
+    program = """
+import sys
+from click.testing import CliRunner
+from filefly.cli.main import cli
+assert CliRunner().invoke(cli, ["upload", "--help"]).exit_code == 0
+print(sorted({"twisted.internet.reactor", "rich", "sqlalchemy"}.intersection(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "[]\n" == done.stdout
