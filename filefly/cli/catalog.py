@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from filefly.cli.folders import prefix_of
 from filefly.cli.options import json_option, metadata_addr, metadata_option, quiet_option
@@ -11,11 +12,18 @@ from filefly.cli.run import run, say
 from filefly.errors import FileFlyError, NotFound, Unavailable
 from filefly.units import format_size
 from filefly.wire.address import check_client_address
+from filefly.wire.messages import DataServerState
 
 if TYPE_CHECKING:
     from filefly.client.api import Client
 
 _CONCURRENCY = 1
+
+
+class ListedFolder(Struct, frozen=True):
+    """A folder in `ls --json`; its files are told by `ls PREFIX`."""
+
+    prefix: str
 
 
 @click.command()
@@ -40,6 +48,8 @@ def ls(folder: str, recursive: bool, as_json: bool) -> None:
             rows = [(name, "", "") for name in page.prefixes or ()]
             rows += [(file.name, format_size(file.total_size), minute(file.modified)) for file in page.files]
             if as_json:
+                for name in page.prefixes or ():
+                    print_json(ListedFolder(name))
                 for listed in page.files:
                     print_json(listed)
             else:
@@ -182,9 +192,10 @@ def servers(as_json: bool) -> None:
 
 @click.command()
 @click.argument("addresses", nargs=-1, metavar="[HOST:PORT...]")
+@json_option
 @quiet_option
 @metadata_option()
-def ping(addresses: tuple[str, ...], quiet: bool) -> None:
+def ping(addresses: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Ask servers whether they are there: the metadata server, or those that are named.
 
     \b
@@ -202,14 +213,17 @@ def ping(addresses: tuple[str, ...], quiet: bool) -> None:
     async def command(client: "Client") -> None:
         silent = 0
         for address in asked:
+            state = DataServerState(address=address, healthy=True)
             try:
                 await client.ping(address)
             except FileFlyError as error:
                 silent += 1
                 say(str(error))
-            else:
-                if not quiet:
-                    click.echo(f"{address} is up")
+                state = DataServerState(address=address, healthy=False, error=str(error))
+            if as_json:
+                print_json(state)
+            elif state.healthy and not quiet:
+                click.echo(f"{address} is up")
         if silent:
             raise Unavailable(f"{silent} of {len(asked)} servers did not answer")
 

@@ -44,9 +44,11 @@ def slices_of(metadata: Metadata, offset: int = 0, length: int | None = None) ->
 
 
 def check_readable(metadata: Metadata) -> None:
-    """Raise Incomplete unless the file is committed."""
+    """Raise Incomplete unless the file is committed, and Corrupt unless its blocks make up all of it."""
     if metadata.state != "committed":
         raise Incomplete(f"{metadata.name} is not complete: its blocks are not all stored yet")
+    if sum(block.size for block in metadata.blocks) != metadata.total_size:
+        raise Corrupt(f"the metadata of {metadata.name} does not add up: its blocks do not make up its size")
 
 
 def addresses_of(block: Block) -> list[str]:

@@ -13,9 +13,11 @@ import socket
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     HostnameEndpoint,
+    TCP4ClientEndpoint,
     clientFromString,
     serverFromString,
 )
@@ -80,6 +82,8 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
         except (ValueError, TypeError, RuntimeError, NameError) as error:  # the last one where TLS is not installed
             raise ValueError(f"{text!r} is neither HOST:PORT nor a Twisted endpoint: {error}") from None
         return endpoint
+    if isIPAddress(address.host):  # nothing to look up, and no second address to wait for
+        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT_SECONDS)
     return HostnameEndpoint(reactor, address.host or "localhost", address.port, timeout=CONNECT_TIMEOUT_SECONDS)
 
 

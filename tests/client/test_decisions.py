@@ -1,5 +1,6 @@
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,3 +153,10 @@ def test_one_error_tells_of_all(kinds: list[type[FileFlyError]]) -> None:
 def test_another_error_keeps_its_kind() -> None:
     """A full disk is not called unavailable."""
     assert DiskFull is type(error_of_all("a-0", {"s:1": DiskFull("full")}))
+
+
+def test_blocks_that_do_not_make_up_the_file_are_corrupt() -> None:
+    """A reader would give back something other than what was stored."""
+    metadata = file_of(7, 3)
+    with pytest.raises(Corrupt, match="does not add up"):
+        check_readable(msgspec.structs.replace(metadata, total_size=11))
