@@ -133,3 +133,23 @@ async def test_ping_names_who_is_silent(reactor: Any, tmp_path: Path) -> None:
         first, last = done.stderr.splitlines()
         assert first.startswith(f"filefly-client: cannot reach {one.address}: ")
         assert "filefly-client: 1 of 2 servers did not answer" == last
+
+
+@on_reactor
+async def test_ls_in_json_tells_of_folders_too(reactor: Any, tmp_path: Path) -> None:
+    """One object a line: folders by their prefix, files by their name."""
+    async with with_files(reactor, tmp_path, "a", "b/c") as shell:
+        folder, file = (json.loads(line) for line in (await shell.out("ls", "--json")).splitlines())
+        assert {"prefix": "b/"} == folder
+        assert ("a", 10) == (file["name"], file["total_size"])
+
+
+@on_reactor
+async def test_ping_in_json_tells_who_answers(reactor: Any, tmp_path: Path) -> None:
+    """The silent ones with their error, and exit status 1."""
+    async with with_files(reactor, tmp_path) as shell:
+        done = await shell.run("ping", "--json", shell.cluster.address, "localhost:1")
+        one, other = (json.loads(line) for line in done.stdout.splitlines())
+        assert 1 == done.returncode
+        assert {"address": shell.cluster.address, "healthy": True} == one
+        assert (False, "cannot reach localhost:1: Connection refused") == (other["healthy"], other["error"])
