@@ -8,7 +8,6 @@
 | `.lock` | held by the running daemon |
 """
 
-import fcntl
 import os
 import unicodedata
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import msgspec
 from attrs import frozen
 
 from filefly.data.disk import Disk
+from filefly.locks import lock_file
 
 INCOMING = b".incoming"
 _IDENTITY = ".filefly.json"
@@ -78,15 +78,11 @@ def open_storage(path: Path, new_id: Callable[[], str], disk: Disk) -> Storage:
 
 def _lock(path: Path) -> int:
     try:
-        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        return lock_file(path / ".lock")
+    except BlockingIOError:
+        raise StorageUnusable(f"{path} is in use by another data server; stop that one first") from None
     except OSError as error:
         raise StorageUnusable(f"cannot write to {path}: {error.strerror}; check its owner and its mount") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise StorageUnusable(f"{path} is in use by another data server; stop that one first") from None
-    return lock
 
 
 def _check_names_survive(path: Path) -> None:

@@ -1,6 +1,5 @@
 """The catalog's database: opened, locked, and its transactions. Blocking calls; knows no Twisted."""
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
 
 from filefly.errors import DiskFull, FileFlyError, Internal
+from filefly.locks import lock_file
 from filefly.meta.schema import CatalogUnusable, migrate
 
 T = TypeVar("T")
@@ -90,21 +90,16 @@ def _unusable(url: str, error: Exception) -> CatalogUnusable:
     return CatalogUnusable(f"the catalog {url} cannot be opened: {reason}; check that the file is what it should be")
 
 
-def _lock_file(database: str | None) -> int | None:
+def _lock_file(database: str | None) -> int:
     """Lock an SQLite catalog by a file beside it: closing one descriptor of the database drops SQLite's own locks."""
     if not database or database == ":memory:":
         raise CatalogUnusable("an SQLite catalog needs a file: write sqlite:///catalog.sqlite")
-    path = f"{database}.lock"
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return lock_file(f"{database}.lock")
+    except BlockingIOError:
+        raise CatalogUnusable(f"{database} is in use by another metadata server; stop that one first") from None
     except OSError as error:
         raise CatalogUnusable(f"cannot write beside the catalog {database}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise CatalogUnusable(f"{database} is in use by another metadata server; stop that one first") from None
-    return lock
 
 
 def _prepare(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""seed.md's session by hand, with the programs that a person has: nc, ncat, socat."""
+"""README.md's session by hand, with the programs that a person has: nc, ncat, socat."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def plan_of(cluster: Processes, talker: str, name: str, wanted: str = '"file_siz
 
 
 def store(cluster: Processes, talker: str, plan: Any) -> list[Any]:
-    """Store each block of a plan as seed.md does."""
+    """Store each block of a plan as README.md does."""
     replies = []
     for number, block in enumerate(plan["blocks"]):
         text = DATA[8 * number : 8 * number + 8].decode()

@@ -1,0 +1,18 @@
+"""Locks between processes, held for as long as a daemon lives, across twistd's fork."""
+
+import fcntl
+import os
+
+
+def lock_file(path: str | os.PathLike[str]) -> int:
+    """Lock the file `path`, created if need be, and return its descriptor: closing it lets the lock go.
+
+    Raises BlockingIOError if another process holds the lock, any other OSError if the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
