@@ -39,7 +39,7 @@ from attrs import define, frozen
 
 from tests.docs.markdown import Block, fenced_blocks
 from tests.docs.volatile import Ports, free_ports, steady_line
-from tests.system.processes import BIN, DEADLINE_SECONDS
+from tests.system.processes import BIN, DEADLINE_SECONDS, listening_ports, talk
 
 DOCUMENTED_PORTS = (range(9000, 9003), range(9100, 9103))
 _OWN_FOLDERS = ("tmp", "srv")
@@ -147,6 +147,8 @@ class Session:
             assert time.monotonic() < deadline, f"does not listen:\n{output.read_text()}"
             time.sleep(0.02)
         if interrupted:
+            for port in listening_ports(output.read_text()):
+                talk(port, b'{"command":"ping"}\n')  # its reactor runs: it handles signals
             daemon.send_signal(signal.SIGINT)
             daemon.wait(DEADLINE_SECONDS)
         return daemon.poll() or 0, output.read_text()
