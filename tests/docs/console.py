@@ -140,6 +140,7 @@ class Session:
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_heed_interrupts,
             )
         services = 3 if plugin == "filefly" else 1
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -195,6 +196,11 @@ class Session:
                     if not ended and own in (entry / "environ").read_bytes().split(b"\0"):
                         found.append(int(entry.name))
         return found
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, and these tests may be one: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _with_address(daemon: re.Match[str]) -> str:
