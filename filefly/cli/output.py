@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from filefly.client.progress import Progress
 from filefly.units import format_size
-from filefly.wire.messages import encode
+from filefly.wire.codec import encode
 
 
 class LogLines(Progress):

@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 
 from filefly.errors import FileFlyError, PayloadEnded, TimedOut, Unavailable
 from filefly.wire.address import client_endpoint, resolve
+from filefly.wire.codec import NotUnderstood, decode_reply, encode
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import NotUnderstood, Reply, Request, decode_reply, encode
+from filefly.wire.messages import Reply, Request
 
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from filefly.client.decisions import RETRY_DELAYS_SECONDS, Slice, addresses_of, 
 from filefly.client.files import Source
 from filefly.errors import Corrupt, FileFlyError
 from filefly.threads import InThread
-from filefly.wire.messages import Block, BlockSum, BytesFollow, Retrieve, Store, check_sum, crc32c_hex
+from filefly.wire.codec import check_sum, crc32c_hex
+from filefly.wire.messages import Block, BlockSum, BytesFollow, Retrieve, Store
 from filefly.wire.streaming import pieces_of, receive_into
 
 T = TypeVar("T")

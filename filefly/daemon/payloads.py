@@ -9,8 +9,9 @@ from twisted.internet.error import ConnectionClosed
 from twisted.logger import Logger
 
 from filefly.errors import FileFlyError, Internal
+from filefly.wire.codec import encode, error_reply
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import Reply, encode, error_reply
+from filefly.wire.messages import Reply
 
 _log = Logger()
 _STATUS_OK = encode(Reply()).removesuffix(b"}") + b","

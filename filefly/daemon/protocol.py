@@ -10,11 +10,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.errors import BadRequest, FileFlyError, Internal, TooLarge
-from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
-from filefly.wire.messages import (
+from filefly.wire.codec import (
     CommandTable,
-    Reply,
-    Request,
     declared_payload,
     decode_object,
     decode_request,
@@ -22,6 +19,8 @@ from filefly.wire.messages import (
     error_reply,
     payload_of_no_request,
 )
+from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
+from filefly.wire.messages import Reply, Request
 
 
 class Verbs(Protocol):

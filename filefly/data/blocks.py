@@ -21,7 +21,8 @@ from filefly.data.disk import Disk
 from filefly.data.storage import INCOMING, Storage
 from filefly.errors import BadRange, Conflict, DiskFull, FileFlyError, Internal, NotFound, TooLarge, Unavailable
 from filefly.units import MIB
-from filefly.wire.messages import MAX_BLOCK_SIZE, BlockSum, ListedBlock, check_sum, crc32c_hex
+from filefly.wire.codec import check_sum, crc32c_hex
+from filefly.wire.messages import MAX_BLOCK_SIZE, BlockSum, ListedBlock
 from filefly.wire.names import check_block_id, id_of_name_on_disk, name_on_disk
 
 _READ_BYTES = MIB

@@ -9,6 +9,7 @@ from filefly.daemon.payloads import send_base64, send_raw
 from filefly.data.blocks import BlockRange, BlockStore, IncomingBlock
 from filefly.errors import BadRequest, UnknownCommand
 from filefly.threads import InThread
+from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.messages import (
     BlockList,
@@ -25,10 +26,6 @@ from filefly.wire.messages import (
     Status,
     StatusReply,
     Store,
-    check_sum,
-    commands_of,
-    crc32c_hex,
-    decode_base64,
 )
 from filefly.wire.streaming import pieces_of, receive_into
 

@@ -26,7 +26,8 @@ from sqlalchemy import (
 
 from filefly.errors import Conflict, NotFound
 from filefly.meta.schema import COMMITTED, PENDING, blocks, plans, replicas, trash
-from filefly.wire.messages import Attributes, encode
+from filefly.wire.codec import encode
+from filefly.wire.messages import Attributes
 from filefly.wire.names import make_block_id, stem_of
 
 

@@ -11,7 +11,8 @@ from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.placement import choose_block_size, cut, place
 from filefly.meta.transactions import Transactions
 from filefly.threads import InThread
-from filefly.wire.messages import StoreFile, check_attributes, crc32c_hex, decode_base64
+from filefly.wire.codec import check_attributes, crc32c_hex, decode_base64
+from filefly.wire.messages import StoreFile
 from filefly.wire.names import check_file_name, make_block_id, stem_of
 
 

@@ -15,6 +15,7 @@ from filefly.meta.listing import list_files
 from filefly.meta.planning import Planner
 from filefly.meta.transactions import Transactions
 from filefly.wire.address import check_client_address
+from filefly.wire.codec import commands_of
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import (
     MAX_BLOCK_SIZE,
@@ -35,7 +36,6 @@ from filefly.wire.messages import (
     Reply,
     Request,
     StoreFile,
-    commands_of,
 )
 from filefly.wire.names import check_file_name
 

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from filefly.daemon.protocol import ServerFactory, ServerProtocol, Verbs
 from filefly.data.server import DataServer
 from filefly.threads import InThread
+from filefly.wire.codec import commands_of
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
-from filefly.wire.messages import Ping, Pong, Reply, Request, commands_of
+from filefly.wire.messages import Ping, Pong, Reply, Request
 from tests.data.disks import open_store
 from tests.peer import HeldThreads, Peer, inline
 

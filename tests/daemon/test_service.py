@@ -10,8 +10,9 @@ from twisted.internet.task import Clock
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import STOP_DEADLINE_SECONDS, DaemonService, refuse
 from filefly.wire.address import listening_endpoint
+from filefly.wire.codec import commands_of
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import Ping, Pong, Reply, Request, Stat, commands_of
+from filefly.wire.messages import Ping, Pong, Reply, Request, Stat
 from tests.caller import calling
 from tests.on_reactor import next_turn, on_reactor
 

@@ -18,6 +18,19 @@ from filefly.errors import (
     Unavailable,
     UnknownCommand,
 )
+from filefly.wire.codec import (
+    check_attributes,
+    check_sum,
+    commands_of,
+    crc32c_hex,
+    declared_payload,
+    decode_base64,
+    decode_object,
+    decode_reply,
+    decode_request,
+    encode,
+    error_reply,
+)
 from filefly.wire.messages import (
     Block,
     BlockList,
@@ -44,17 +57,6 @@ from filefly.wire.messages import (
     Store,
     StoredBlock,
     StoreFile,
-    check_attributes,
-    check_sum,
-    commands_of,
-    crc32c_hex,
-    declared_payload,
-    decode_base64,
-    decode_object,
-    decode_reply,
-    decode_request,
-    encode,
-    error_reply,
 )
 
 COMMANDS = commands_of(

@@ -1,0 +1,178 @@
+"""Between messages and their JSON: what is understood, what is refused and with which sentence."""
+
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from filefly.errors import BadRequest, Corrupt, FileFlyError, Unavailable, UnknownCommand, error_from_wire
+from filefly.wire.messages import Attributes, ErrorReply, Reply, Request
+
+JSONObject = dict[str, Any]
+
+MAX_ATTRIBUTES_BYTES = 8 * 1024
+MAX_ATTRIBUTES_DEPTH = 32
+MAX_VALUES = 1_000_000
+"""JSON values in one request: a plan of the largest size has half as many, a bomb of `[[],[],` many more."""
+
+
+def crc32c_hex(checksum: int) -> str:
+    """Spell a CRC32C as the wire does."""
+    return f"{checksum:08x}"
+
+
+class NotUnderstood(Unavailable):
+    """The server's reply is not understood."""
+
+
+CommandTable = Mapping[str, type[Request]]
+R = TypeVar("R", bound=Reply)
+
+encode = msgspec.json.Encoder().encode
+"""Return a message's JSON, without a newline."""
+
+
+def commands_of(*requests: type[Request]) -> CommandTable:
+    """Return the table from command words to the requests that a server understands."""
+    return {str(request.__struct_config__.tag): request for request in requests}
+
+
+def decode_object(line: bytes) -> JSONObject:
+    """Return the JSON object on `line`; raise BadRequest if there is none."""
+    if _too_many_values(line):
+        raise BadRequest(f"more than {MAX_VALUES} JSON values in one request")
+    try:
+        decoded = msgspec.json.decode(line)
+    except msgspec.ValidationError:
+        raise BadRequest("a number is out of range") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"not a JSON object: {error}") from None
+    except RecursionError:
+        raise BadRequest("not a JSON object: nested too deeply") from None
+    if not isinstance(decoded, dict):
+        raise BadRequest("not a JSON object")
+    return decoded
+
+
+def _too_many_values(line: bytes) -> bool:
+    return len(line) > MAX_VALUES and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_VALUES
+
+
+def declared_payload(fields: JSONObject) -> int:
+    """Return how many raw bytes follow a request's line: those of a `store` with `size` and without `data`.
+
+    Raises BadRequest where nobody can tell where the payload ends.
+    """
+    if fields.get("command") != "store" or fields.get("data") is not None or "size" not in fields:
+        return 0
+    if "data" in fields:
+        raise BadRequest("data: expected a string, got null")
+    size = fields["size"]
+    if type(size) is not int or not 0 <= size < 2**53:
+        raise BadRequest("size: expected an integer from 0 to 9007199254740991")
+    return size
+
+
+def payload_of_no_request(line: bytes) -> int | None:
+    """Return how many raw bytes follow a line that `decode_object` refused, or None where nobody can tell.
+
+    A `store` with a block_id in Latin-1 is no JSON, but its payload follows all the same.
+    """
+    if b'"store"' not in line or b'"size"' not in line:
+        return 0
+    if _too_many_values(line):
+        return None
+    try:
+        fields = json.loads(line.decode("latin-1"))  # unlike msgspec takes lone surrogates and NaN
+        return declared_payload(fields) if isinstance(fields, dict) else 0
+    except (ValueError, RecursionError, BadRequest):
+        return None
+
+
+def decode_request(fields: JSONObject, commands: CommandTable) -> Request:
+    """Return the request that `fields` makes; raise UnknownCommand or BadRequest with a sentence."""
+    command = fields.get("command")
+    if not isinstance(command, str):
+        raise BadRequest("missing command")
+    if command not in commands:
+        raise UnknownCommand
+    try:
+        request = msgspec.convert(fields, commands[command])
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BadRequest(_sentence(str(error))) from None
+    return request
+
+
+def decode_reply(line: bytes, kind: type[R]) -> R:
+    """Return the reply on `line`; raise what an error reply says, or NotUnderstood if it is none of ours."""
+    try:
+        fields = msgspec.json.decode(line, type=JSONObject)
+        if fields.get("status") != "error":
+            return msgspec.convert(fields, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotUnderstood(f"the server's reply is not understood: {error}") from None
+    raise error_from_wire(str(fields.get("code")), str(fields.get("error")))
+
+
+def error_reply(error: FileFlyError) -> ErrorReply:
+    """Return the reply that tells of `error`."""
+    return ErrorReply(str(error), error.code)
+
+
+def check_attributes(attributes: Attributes) -> None:
+    """Raise BadRequest unless a file may carry `attributes`: small, and nothing that another reader might not take."""
+    pending: list[tuple[Any, int]] = [(attributes, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > MAX_ATTRIBUTES_DEPTH:
+            raise BadRequest(f"attributes are nested more than {MAX_ATTRIBUTES_DEPTH} deep")
+        if isinstance(value, dict):
+            pending.extend((each, depth + 1) for each in value.values())
+        elif isinstance(value, list):
+            pending.extend((each, depth + 1) for each in value)
+        elif isinstance(value, float) or (type(value) is int and not 0 <= value < 2**53):
+            raise BadRequest("attributes: expected integers from 0 to 9007199254740991; write other numbers as strings")
+    if len(encode(attributes)) > MAX_ATTRIBUTES_BYTES:
+        raise BadRequest(f"attributes take more than {MAX_ATTRIBUTES_BYTES} bytes of JSON")
+
+
+def decode_base64(data: str) -> bytes:
+    """Return the bytes that `data` stands for; raises BadRequest."""
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        raise BadRequest("invalid base64 data") from None
+
+
+def check_sum(wanted: str | None, found: str) -> None:
+    """Raise Corrupt unless `found` is the checksum that was `wanted`, if any was."""
+    if wanted is not None and wanted != found:
+        raise Corrupt(f"crc32c is {found}, expected {wanted}")
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_EXPECTED = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>.*)`", re.DOTALL)
+
+_TYPES_AS_PEOPLE_SAY = {
+    "int": "an integer",
+    "float": "a fraction",
+    "str": "a string",
+    "bool": "a boolean",
+    "object": "an object",
+    "array": "an array",
+}
+_TYPE = re.compile(rf"\b({'|'.join(_TYPES_AS_PEOPLE_SAY)})\b")
+
+
+def _sentence(validation_message: str) -> str:
+    """Turn msgspec's message into one that names the field as the sender wrote it."""
+    if match := _MISSING.match(validation_message):
+        return f"missing {match[1]}"
+    if match := _EXPECTED.fullmatch(validation_message):
+        what = match["what"].replace("`", "").replace(" | null", "")
+        what = _TYPE.sub(lambda word: _TYPES_AS_PEOPLE_SAY[word[0]], what)
+        return f"{match['where'] or 'request'}: {what[:1].lower()}{what[1:]}"
+    return validation_message
