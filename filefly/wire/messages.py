@@ -5,7 +5,7 @@ wants it, and a plan of 20,000 blocks is encoded in 1 ms instead of 5. A class's
 Numbers are JSON integers from 0 to 2^53-1; unknown fields are ignored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -38,7 +38,10 @@ class Block(Struct, frozen=True, omit_defaults=True):
 
 
 class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A file as the catalog knows it; while `state` is `pending` it is a plan."""
+    """A file as the catalog knows it; while `state` is `pending` it is a plan.
+
+    An explicit plan tells the `storage_ids` behind its data servers' addresses, for its stores to carry.
+    """
 
     name: str
     total_size: Number
@@ -49,6 +52,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
     modified: str | None = None
     attributes: Attributes
     blocks: Sequence[Block]
+    storage_ids: Mapping[str, str] = {}
 
 
 class ListedFile(Struct, frozen=True):
@@ -84,8 +88,20 @@ class HandedBackPlan(Struct, frozen=True):
     blocks: Sequence[PlannedBlock] = ()
 
 
+class ScrubProgress(Struct, frozen=True, omit_defaults=True):
+    """How far a data server's blocks were re-read in the pass that is under way, or was last."""
+
+    checked: Number
+    total: Number
+    bad: Number
+    finished: str | None = None
+
+
 class DataServerState(Struct, frozen=True, omit_defaults=True):
-    """One line of `list_data_servers`; times are RFC 3339 in UTC."""
+    """One line of `list_data_servers`; times are RFC 3339 in UTC.
+
+    `state` is up, suspect, down, draining or full; `address` is empty while the storage was seen at none.
+    """
 
     address: str
     healthy: bool
@@ -93,6 +109,11 @@ class DataServerState(Struct, frozen=True, omit_defaults=True):
     last_pong: str | None = None
     last_checked: str | None = None
     error: str | None = None
+    state: str | None = None
+    storage_id: str | None = None
+    free_bytes: Number | None = None
+    total_bytes: Number | None = None
+    scrub: ScrubProgress | None = None
 
 
 class ListedBlock(Struct, frozen=True):
@@ -110,17 +131,20 @@ class Request(Struct, frozen=True, omit_defaults=True, tag_field="command"):
 
 
 class Ping(Request, frozen=True, tag="ping"):
-    """Ask whether the server is there; both servers answer."""
+    """Ask whether the server is there; both servers answer. Only a data server has an `identity` to tell."""
+
+    identity: bool = False
 
 
 class StoreFile(Request, frozen=True, tag="store_file"):
-    """Plan a file."""
+    """Plan a file; with `resume` the reply tells the newest open explicit plan of its size, if there is one."""
 
     file_name: str
     file_size: Number | None = None
     data: str | None = None
     replicas: Annotated[int, Meta(ge=1, le=1000)] | None = None
     explicit: bool = False
+    resume: bool = False
     if_generation: Number | None = None
     attributes: Attributes = {}
 
@@ -172,6 +196,27 @@ class RenameFile(Request, frozen=True, tag="rename_file"):
     new_name: str
 
 
+class ReplaceReplica(Request, frozen=True, tag="replace_replica"):
+    """Ask for another data server for a block of an open plan: storing it on `data_server` failed."""
+
+    generation: Number
+    block_id: str
+    data_server: str
+
+
+class ReportReplica(Request, frozen=True, tag="report_replica"):
+    """Hint that a data server's copy of a block is missing or corrupt; the metadata server looks for itself."""
+
+    block_id: str
+    data_server: str
+
+
+class RenewPlan(Request, frozen=True, tag="renew_plan"):
+    """Give a sign of life: the client of this open plan is still at work."""
+
+    generation: Number
+
+
 class ListDataServers(Request, frozen=True, tag="list_data_servers"):
     """Show the data servers and their health."""
 
@@ -190,6 +235,7 @@ class Store(Request, frozen=True, tag="store"):
     data: str | None = None
     size: Number | None = None
     crc32c: Checksum | None = None
+    storage_id: str | None = None
 
 
 class Retrieve(Request, frozen=True, tag="retrieve"):
@@ -206,6 +252,7 @@ class Delete(Request, frozen=True, tag="delete"):
     """Delete a block; fine also when it is not there."""
 
     block_id: str
+    storage_id: str | None = None
 
 
 class Stat(Request, frozen=True, tag="stat"):
@@ -213,6 +260,52 @@ class Stat(Request, frozen=True, tag="stat"):
 
     block_id: str
     verify: bool = False
+    storage_id: str | None = None
+
+
+class Copy(Request, frozen=True, tag="copy"):
+    """Have a data server fetch a block from another one, at `source`; only with the sum `crc32c` is it stored."""
+
+    block_id: str
+    source: str
+    crc32c: Checksum
+    storage_id: str
+
+
+class Link(Request, frozen=True, tag="link"):
+    """Give a stored block a second id, if `crc32c` is its sum: how a resumed upload keeps what is in place."""
+
+    block_id: str
+    source_block_id: str
+    crc32c: Checksum
+    storage_id: str | None = None
+
+
+class Quarantine(Request, frozen=True, tag="quarantine"):
+    """Move a block whose sum is not `crc32c` out of the way, into `.corrupt/`; one whose sum it is stays."""
+
+    block_id: str
+    crc32c: Checksum
+    storage_id: str
+
+
+class SetAside(Request, frozen=True, tag="set_aside"):
+    """Move a block that no catalog knows out of the way, into `.unknown/`; fine also when it is not there."""
+
+    block_id: str
+    storage_id: str
+
+
+class Adopt(Request, frozen=True, tag="adopt"):
+    """Make a storage one of a catalog's, and tell it the catalog's highest generation.
+
+    A storage of another catalog, or of another id, is `wrong_storage`; `force` takes it from its catalog.
+    """
+
+    storage_id: str
+    catalog_id: str
+    generation: Number
+    force: bool = False
 
 
 class ListBlocks(Request, frozen=True, tag="list_blocks"):
@@ -234,15 +327,38 @@ class Reply(Struct, frozen=True, omit_defaults=True, tag_field="status", tag="ok
 
 
 class Pong(Reply, frozen=True, tag="ok"):
-    """The answer to `ping`; only data servers say `pong`."""
+    """The answer to `ping`; only data servers say `pong`, and who they are if they are asked.
+
+    `generation` is the highest one that their catalog has told them; below `reserve_bytes` free they store nothing.
+    """
 
     pong: bool | None = None
+    storage_id: str | None = None
+    catalog_id: str | None = None
+    generation: Number | None = None
+    free_bytes: Number | None = None
+    total_bytes: Number | None = None
+    reserve_bytes: Number | None = None
 
 
 class MetadataReply(Reply, frozen=True, tag="ok"):
-    """A plan, or a committed file's metadata."""
+    """A plan, or a committed file's metadata; a new plan may come with an older one that it `resumes`."""
 
     metadata: Metadata
+    resumes: Metadata | None = None
+
+
+class BlockReply(Reply, frozen=True, tag="ok"):
+    """A block of an open plan with its present places, and the storage ids behind them."""
+
+    block: Block
+    storage_ids: Mapping[str, str] = {}
+
+
+class Quarantined(Reply, frozen=True, tag="ok"):
+    """Whether a block was moved out of the way."""
+
+    quarantined: bool
 
 
 class FileFollows(Reply, frozen=True, tag="ok"):
@@ -261,9 +377,10 @@ class FileList(Reply, frozen=True, tag="ok"):
 
 
 class DataServerList(Reply, frozen=True, tag="ok"):
-    """All data servers."""
+    """All data servers, and what whoever looks after the cluster should know."""
 
     servers: Sequence[DataServerState]
+    warnings: Sequence[str] = ()
 
 
 class BlockSum(Reply, frozen=True, tag="ok"):
