@@ -1,4 +1,4 @@
-"""ls, stat, mv, rm, servers, ping: looking at the catalog and changing it."""
+"""ls, stat, mv, rm, undelete, ping: looking at the files in the catalog and changing them."""
 
 from typing import TYPE_CHECKING
 
@@ -158,39 +158,32 @@ def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
     run(metadata_addr(), _CONCURRENCY, command)
 
 
-@click.command()
+@click.command(short_help="Bring back a file that was deleted or replaced.")
+@click.argument("name")
 @json_option
 @metadata_option()
-def servers(as_json: bool) -> None:
-    """Show the data servers and whether they answer.
+def undelete(name: str, as_json: bool) -> None:
+    """Bring back the file that was last deleted or replaced under NAME, within the grace period (--trash-grace).
+
+    What was replaced comes back only once nothing has its name: rename or delete that first.
 
     \b
-    Example:
-      filefly-client servers
+    Examples:
+      filefly-client undelete report.pdf
+      filefly-client mv report.pdf wrong.pdf && filefly-client undelete report.pdf
     """
 
     async def command(client: "Client") -> None:
-        states = await client.data_servers()
+        metadata = await client.administration.undelete(name)
         if as_json:
-            for state in states:
-                print_json(state)
-            return
-        rows = [
-            (
-                state.address,
-                state.advertised_address or "-",
-                "up" if state.healthy else "down",
-                minute(state.last_pong),
-                state.error or "",
-            )
-            for state in states
-        ]
-        print_table(("address", "advertised", "state", "last answer", "last error"), rows)
+            print_json(metadata)
+        else:
+            say(f"brought back {metadata.name}: {format_size(metadata.total_size)}, stored {minute(metadata.modified)}")
 
     run(metadata_addr(), _CONCURRENCY, command)
 
 
-@click.command()
+@click.command(short_help="Ask servers whether they are there.")
 @click.argument("addresses", nargs=-1, metavar="[HOST:PORT...]")
 @json_option
 @quiet_option

@@ -13,14 +13,19 @@ DEFAULT_METADATA_ADDR = "localhost:9000"
 _KEY = "filefly.metadata_addr"
 
 
-def _remember_address(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
-    if value is None:
-        return
+def check_address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Return what was given, if it is an address or nothing; for the callback of an option or an argument."""
     try:
-        check_client_address(value)
+        if value is not None:
+            check_client_address(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    context.meta[_KEY] = value
+    return value
+
+
+def _remember_address(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if check_address(context, parameter, value) is not None:
+        context.meta[_KEY] = value
 
 
 def metadata_option(envvar: str | None = None) -> Callable[[F], F]:

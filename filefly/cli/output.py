@@ -19,6 +19,10 @@ class LogLines(Progress):
     def __init__(self, verb: str) -> None:
         self._verb = verb
 
+    def kept(self, name: str, size: int) -> None:
+        """Say how much does not have to move again."""
+        click.echo(_kept(name, size), err=True)
+
     def block_done(self, name: str, block_id: str, size: int, server: str, done: int, total: int) -> None:
         """Say where the block went, or came from."""
         preposition = "on" if self._verb == "stored" else "from"
@@ -32,22 +36,30 @@ class Bar(Progress):
         self._bar = bar
         self._task = bar.add_task("", total=0)
         self._total = 0
-        self._expected = False
+        self._expected = 0
 
     def expect(self, total_size: int) -> None:
-        """Say how much is to come in all, where that is known before the files begin."""
-        self._expected = True
+        """Say how much is to come in all, as far as that is known before the files begin: one copy of each."""
+        self._expected = total_size
         self._bar.update(self._task, total=total_size)
 
     def started(self, name: str, total_size: int) -> None:
         """Show the file's name."""
         self._total += total_size
-        total = {} if self._expected else {"total": self._total}
-        self._bar.update(self._task, description=click.format_filename(name, shorten=True), **total)
+        name = click.format_filename(name, shorten=True)
+        self._bar.update(self._task, description=name, total=max(self._expected, self._total))
+
+    def kept(self, name: str, size: int) -> None:
+        """Say above the bar how much does not have to move again."""
+        self._bar.console.print(_kept(name, size), markup=False, highlight=False, soft_wrap=True)
 
     def moved(self, name: str, size: int) -> None:
         """Move the bar."""
         self._bar.advance(self._task, size)
+
+
+def _kept(name: str, size: int) -> str:
+    return f"{click.format_filename(name)}: {format_size(size)} were there already"
 
 
 @contextmanager

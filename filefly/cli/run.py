@@ -15,11 +15,16 @@ _BROKEN_PIPE = 141
 _TERMINATED = 143
 
 
-def run(metadata_addr: str, concurrency: int, command: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+def run(
+    metadata_addr: str,
+    concurrency: int,
+    command: Callable[[Any], Coroutine[Any, Any, int | None]],
+    timeout_seconds: float = 60.0,
+) -> None:
     """Run `command` with a Client, then end the process.
 
-    Exit status 0; 1 with a sentence on stderr for a FileFlyError; 130 on Ctrl-C, after `command` was cancelled and has
-    cleaned up after itself.
+    Its exit status is what `command` returns, None is 0; 1 with a sentence on stderr for a FileFlyError; 130 on Ctrl-C,
+    after `command` was cancelled and has cleaned up after itself. An answer may take `timeout_seconds`.
     """
     from twisted.internet import reactor as twisted_reactor
     from twisted.internet.defer import Deferred
@@ -27,7 +32,7 @@ def run(metadata_addr: str, concurrency: int, command: Callable[[Any], Coroutine
     from filefly.client.api import Client
 
     reactor: Any = twisted_reactor  # which reactor it is, and so what it can do, is decided at run time
-    client = Client(reactor, metadata_addr, concurrency=concurrency)
+    client = Client(reactor, metadata_addr, concurrency=concurrency, timeout_seconds=timeout_seconds)
     ended: list[Any] = []
 
     def begin() -> None:
@@ -56,9 +61,9 @@ def run(metadata_addr: str, concurrency: int, command: Callable[[Any], Coroutine
 
 
 def _status_of(result: Any, metadata_addr: str) -> int:
-    """Return the exit status that `result`, None or a Failure, stands for, and say why it is not 0."""
-    if result is None:
-        return 0
+    """Return the exit status that `result` is or, as a Failure, stands for; and say why it is not 0."""
+    if result is None or isinstance(result, int):
+        return result or 0
     error = result.value
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit

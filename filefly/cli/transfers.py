@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from filefly.client.api import Client
     from filefly.wire.messages import Metadata
 
+Store = Callable[..., Awaitable["Metadata"]]
+"""Client.upload, its options given."""
+
 FILES_AT_ONCE = 16
 """How many files of a folder are under way at once; how many of their blocks move, `--concurrency` says."""
 
@@ -35,6 +38,13 @@ FILES_AT_ONCE = 16
 @click.option("--file-name", "--name", "name", metavar="NAME", help="Store under this name (with -r: below it).")
 @click.option("-r", "--recursive", is_flag=True, help="Upload folders; skip files that are there, same size and time.")
 @click.option("--replicas", type=click.IntRange(1, 1000), metavar="N", help="Copies of each block.")
+@click.option("--resume", is_flag=True, help="Do not send again what an upload that failed has stored.")
+@click.option(
+    "--if-generation",
+    type=click.IntRange(0, 2**53 - 1),
+    metavar="N",
+    help="Only replace the file of this generation; 0: only if there is none.",
+)
 @concurrency_option
 @json_option
 @quiet_option
@@ -45,6 +55,8 @@ def upload(
     name: str | None,
     recursive: bool,
     replicas: int | None,
+    resume: bool,
+    if_generation: int | None,
     concurrency: int,
     as_json: bool,
     quiet: bool,
@@ -60,24 +72,29 @@ def upload(
       filefly-client upload --file ./report.pdf --file-name reports/2026.pdf
       pg_dump shop | filefly-client upload - --name shop.sql
       filefly-client upload -r photos
+      filefly-client upload --resume disk.img
     """
     everything = [*paths, *files]
     if not everything:
         raise click.UsageError("Name at least one PATH to upload, or - for standard input.")
     if name is not None and len(everything) > 1:
         raise click.UsageError("--file-name goes with a single PATH.")
+    if if_generation is not None and (recursive or len(everything) > 1):
+        raise click.UsageError("--if-generation goes with a single file.")
     if Path("-") in everything and (len(everything) > 1 or not name):
         raise click.UsageError("Standard input needs a name and no other PATH: upload - --name NAME")
     from_stdin = everything == [Path("-")]
     local = [] if from_stdin else list(_local_files(everything, name, recursive))
+    _check_names(local)
 
     async def command(client: "Client") -> None:
+        store = partial(client.upload, replicas=replicas, resume=resume, if_generation=if_generation)
         if from_stdin:
-            await _upload_stdin(client, str(name), replicas, as_json, quiet)
+            await _upload_stdin(client, store, str(name), as_json, quiet)
         elif recursive:
-            await _upload_folders(client, local, replicas, as_json, quiet)
+            await _upload_folders(client, store, local, as_json, quiet)
         else:
-            await _upload_files(client, local, replicas, as_json, quiet)
+            await _upload_files(store, local, as_json, quiet)
 
     run(metadata_addr(), concurrency, command)
 
@@ -92,9 +109,19 @@ def _local_files(paths: Iterable[Path], name: str | None, recursive: bool) -> It
             yield LocalFile.at(path, name or name_of(path))
 
 
-async def _upload_folders(
-    client: "Client", local: list[LocalFile], replicas: int | None, as_json: bool, quiet: bool
-) -> None:
+def _check_names(local: Iterable[LocalFile]) -> None:
+    """Raise FileFlyError where two paths would get one name: which of them would be there in the end?"""
+    paths: dict[str, Path] = {}
+    for file in local:
+        if file.name in paths:
+            raise FileFlyError(
+                f"{paths[file.name]} and {file.path} would both be stored as {file.name}; "
+                "upload them one by one, with --file-name"
+            )
+        paths[file.name] = file.path
+
+
+async def _upload_folders(client: "Client", store: Store, local: list[LocalFile], as_json: bool, quiet: bool) -> None:
     """Upload what is not in the catalog with the same size and modification time."""
     common = os.path.commonprefix([file.name for file in local])  # noqa: RUF071 - of names, not of paths
     there = {file.name: file async for file in client.list(common)} if local else {}
@@ -103,16 +130,15 @@ async def _upload_folders(
         for file in local
         if (known := there.get(file.name)) is None or not file.is_same_as(known.total_size, known.attributes)
     ]
-    await _upload_files(client, changed, replicas, as_json, quiet, each=False)
+    await _upload_files(store, changed, as_json, quiet, each=False)
     if not quiet:
         same = len(local) - len(changed)
         size = format_size(sum(file.size for file in changed))
         say(f"uploaded {len(changed)} files, {size}; {same} were there already")
 
 
-async def _upload_files(
-    client: "Client", local: list[LocalFile], replicas: int | None, as_json: bool, quiet: bool, each: bool = True
-) -> None:
+async def _upload_files(store: Store, local: list[LocalFile], as_json: bool, quiet: bool, each: bool = True) -> None:
+    from filefly.client.decisions import short_blocks
     from filefly.client.transfer import run_all
 
     told_later: list[Metadata] = []  # a sentence in the middle of a progress bar tears it
@@ -120,24 +146,26 @@ async def _upload_files(
         with progress("stored", quiet, sum(file.size for file in local)) as shown:
 
             async def upload_one(file: LocalFile) -> None:
-                metadata = await client.upload(file.name, file.path, replicas=replicas, progress=shown)
+                metadata = await store(file.name, file.path, progress=shown)
                 if as_json:
                     print_json(metadata)
-                elif each:
+                if each or short_blocks(metadata):
                     told_later.append(metadata)
 
             await run_all((partial(upload_one, file) for file in local), FILES_AT_ONCE)
     finally:
         for metadata in told_later:
-            _uploaded(metadata, as_json, quiet)
+            _tell(metadata, uploaded=each and not as_json and not quiet)
 
 
-async def _upload_stdin(client: "Client", name: str, replicas: int | None, as_json: bool, quiet: bool) -> None:
+async def _upload_stdin(client: "Client", store: Store, name: str, as_json: bool, quiet: bool) -> None:
     with tempfile.TemporaryFile(prefix="filefly-") as spool:
         await client.in_thread(_spool_thd, spool)
         with progress("stored", quiet) as shown:
-            metadata = await client.upload(name, spool, replicas=replicas, progress=shown)
-        _uploaded(metadata, as_json, quiet)
+            metadata = await store(name, spool, progress=shown)
+        if as_json:
+            print_json(metadata)
+        _tell(metadata, uploaded=not as_json and not quiet)
 
 
 def _spool_thd(spool: BinaryIO) -> None:
@@ -147,13 +175,20 @@ def _spool_thd(spool: BinaryIO) -> None:
         raise FileFlyError(f"cannot spool standard input in {tempfile.gettempdir()}: {error.strerror}") from error
 
 
-def _uploaded(metadata: "Metadata", as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print_json(metadata)
-    elif not quiet:
+def _tell(metadata: "Metadata", uploaded: bool) -> None:
+    """Say that a file is `uploaded`, and warn, also who wants to hear nothing, if it has not all of its copies."""
+    from filefly.client.decisions import short_blocks
+
+    if uploaded:
         count = len(metadata.blocks)
         blocks = "1 block" if count == 1 else f"{count} blocks"
         say(f"uploaded {metadata.name}: {format_size(metadata.total_size)} in {blocks}")
+    if short_blocks(metadata):
+        fewest = min(len(block.replicas) for block in metadata.blocks)
+        say(
+            f"{metadata.name} is stored with only {fewest} of {metadata.replicas} copies of some blocks; "
+            "the others are made when a data server is available"
+        )
 
 
 @click.command()
@@ -166,21 +201,28 @@ def _uploaded(metadata: "Metadata", as_json: bool, quiet: bool) -> None:
     help="Write here; - is standard output.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Download all files below NAME into the folder -o.")
+@click.option("--resume", is_flag=True, help="Keep what was fetched if this fails, and go on with what is there.")
 @concurrency_option
 @json_option
 @quiet_option
 @metadata_option()
-def download(name: str, output: Path | None, recursive: bool, concurrency: int, as_json: bool, quiet: bool) -> None:
+def download(
+    name: str, output: Path | None, recursive: bool, resume: bool, concurrency: int, as_json: bool, quiet: bool
+) -> None:
     """Get a file back; it appears once all of it is there and verified.
 
-    It is written to the last part of its name, or into the folder or the file that -o names.
+    It is written to the last part of its name, or into the folder or the file that -o names. With --resume, what was
+    fetched before a failure is kept in a hidden file there.
 
     \b
     Examples:
       filefly-client download reports/2026.pdf
       filefly-client download shop.sql -o - | psql shop
       filefly-client download -r photos -o restored
+      filefly-client download --resume disk.img
     """
+    if resume and output == Path("-"):
+        raise click.UsageError("--resume needs a file to write to; -o - is standard output.")
     if recursive and (output is None or output == Path("-")):
         raise click.UsageError("-r needs a folder to write to: download -r PREFIX -o FOLDER")
 
@@ -188,18 +230,18 @@ def download(name: str, output: Path | None, recursive: bool, concurrency: int, 
         if output == Path("-"):
             await _to_stdout(client, name)
         elif recursive:
-            await _download_folder(client, name, Path(str(output)), as_json, quiet)
+            await _download_folder(client, name, Path(str(output)), resume, as_json, quiet)
         else:
             path = output or Path()
             target = path / name.rsplit("/", 1)[-1] if path.is_dir() else path
             with progress("fetched", quiet) as shown:
-                metadata = await client.download(name, target, progress=shown)
+                metadata = await client.download(name, target, resume=resume, progress=shown)
             _downloaded(metadata, target, as_json, quiet)
 
     run(metadata_addr(), concurrency, command)
 
 
-async def _download_folder(client: "Client", name: str, folder: Path, as_json: bool, quiet: bool) -> None:
+async def _download_folder(client: "Client", name: str, folder: Path, resume: bool, as_json: bool, quiet: bool) -> None:
     from filefly.client.transfer import run_all
 
     prefix = prefix_of(name)
@@ -212,7 +254,7 @@ async def _download_folder(client: "Client", name: str, folder: Path, as_json: b
 
         async def download_one(file_name: str, target: Path) -> None:
             make_folder(target.parent)
-            metadata = await client.download(file_name, target, progress=shown)
+            metadata = await client.download(file_name, target, resume=resume, progress=shown)
             if as_json:
                 print_json(metadata)
 

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
+from filefly.client.errors import Silent, Unreachable
 from filefly.errors import FileFlyError, PayloadEnded, TimedOut, Unavailable
 from filefly.wire.address import client_endpoint, resolve
 from filefly.wire.codec import NotUnderstood, decode_reply, encode
@@ -49,7 +51,7 @@ class ServerConnection(Conversation):
         """Receive the reply to what was sent; with `payload_follows` the request is over only after `end_payload`."""
         line = await self.receive_line()
         if line is None:
-            raise Unavailable(f"{self.address} closed the connection")
+            raise Unreachable(f"{self.address} closed the connection")
         try:
             reply = decode_reply(line, kind)
         except NotUnderstood:
@@ -120,9 +122,9 @@ class ConnectionPool:
         try:
             yield connection
         except PayloadEnded:
-            raise Unavailable(f"{address} closed the connection half-way") from None
+            raise Unreachable(f"{address} closed the connection half-way") from None
         except ConnectionClosed as error:
-            raise Unavailable(f"lost the connection to {address}: {_first_line(error)}") from None
+            raise Unreachable(f"lost the connection to {address}: {_first_line(error)}") from None
         finally:
             self._give_back(connection)
 
@@ -150,8 +152,10 @@ class ConnectionPool:
             await _cancellable(client_endpoint(self._reactor, address).connect(_OneConnection(protocol)))
         except ValueError as error:
             raise Unavailable(str(error)) from None
+        except ConnectTimeout as error:
+            raise Silent(f"cannot reach {address}: {_first_line(error)}") from None
         except (ConnectError, DNSLookupError) as error:
-            raise Unavailable(f"cannot reach {address}: {_first_line(error)}") from None
+            raise Unreachable(f"cannot reach {address}: {_first_line(error)}") from None
         return protocol
 
     def _give_back(self, connection: ServerConnection) -> None:

@@ -1,41 +1,36 @@
-"""Where an upload reads and a download writes. Blocking calls for any thread; knows no network."""
+"""Where an upload reads, and what is kept of a file beside its bytes. Blocking calls for any thread."""
 
-import itertools
 import os
 import re
 import stat
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from attrs import define, field
+from crc32c import crc32c
 
+from filefly.client.errors import SourceChanged, SourceFailed
 from filefly.errors import FileFlyError, NotFound
+from filefly.units import MIB
+from filefly.wire.codec import crc32c_hex
 from filefly.wire.messages import Attributes
 
-_MOST_BUFFERS = 1024  # IOV_MAX
-
-
-class SourceChanged(FileFlyError):
-    """The file changed while it was uploaded; upload it again."""
+ReadAt = Callable[[int, int], bytes]
+"""Returns so many bytes from an offset, or raises SourceFailed."""
 
 
 @contextmanager
-def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError into the FileFlyError that tells of it, and names the file as its user knows it."""
     try:
         yield
-    except FileExistsError:
-        raise
     except FileNotFoundError as error:
-        if doing == "write":
-            raise NotFound(f"the folder {Path(path).parent} does not exist; create it first") from error
         raise NotFound(f"{os.fspath(path)} does not exist") from error
     except OSError as error:
-        raise FileFlyError(f"cannot {doing} {os.fspath(path)}: {error.strerror}") from error
+        raise SourceFailed(f"cannot read {os.fspath(path)}: {error.strerror}") from error
 
 
 class Source(Protocol):
@@ -50,7 +45,7 @@ class Source(Protocol):
         """What is worth keeping of the source beside its bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`; raises SourceChanged if they are not there any more."""
+        """Return `size` bytes from `offset`; raises SourceFailed, SourceChanged if they are not there any more."""
 
     def check_unchanged(self) -> None:
         """Raise SourceChanged if what was read cannot be trusted to be one state of the source."""
@@ -87,7 +82,7 @@ class PathSource:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        with _told("read", self.path):
+        with _readable(self.path):
             # Without O_NONBLOCK, opening a pipe would wait for somebody to write.
             self._descriptor: int | None = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._lock = threading.Lock()
@@ -100,7 +95,7 @@ class PathSource:
 
     def read(self, offset: int, size: int) -> bytes:
         """See Source."""
-        with self._lock, _told("read", self.path):
+        with self._lock, _readable(self.path):
             if self._descriptor is None:
                 raise SourceChanged("the upload was given up")
             data = os.pread(self._descriptor, size, offset)
@@ -110,7 +105,7 @@ class PathSource:
 
     def check_unchanged(self) -> None:
         """See Source."""
-        with _told("read", self.path):
+        with _readable(self.path):
             now = os.stat(self.path)
         if (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
             raise SourceChanged(f"{self.path} changed while it was uploaded; upload it again")
@@ -148,74 +143,13 @@ class FileObjectSource:
         """Leave the file to its owner."""
 
 
-_temporary_numbers = itertools.count()
-
-
-class Download:
-    """A file being written under a temporary name in the folder where it will appear, whole or not at all."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Touch no disk yet."""
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        self._temporary: Path | None = None
-        self._over = False
-
-    def open(self) -> None:
-        """Open the temporary file; raises NotFound if the folder does not exist. Does nothing after `abort`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with self._lock:
-            while self._descriptor is None and not self._over:
-                temporary = self.path.with_name(f".filefly-{os.getpid()}-{next(_temporary_numbers)}.part")
-                try:
-                    with _told("write", self.path):
-                        self._descriptor = os.open(temporary, flags, 0o666)
-                except FileExistsError:
-                    continue
-                self._temporary = temporary
-
-    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        """Write `chunks` one behind the other from `offset`."""
-        pending = [memoryview(chunk) for chunk in chunks if chunk]
-        while pending:
-            with self._lock, _told("write", self.path):
-                if self._descriptor is None:
-                    raise FileFlyError("the download was given up")
-                written = os.pwritev(self._descriptor, pending[:_MOST_BUFFERS], offset)
-            offset += written
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
-            if written:
-                pending[0] = pending[0][written:]
-
-    def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Give the file its mode, its modification time and its name."""
-        with self._lock, _told("write", self.path):
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is None or self._temporary is None:
-                raise FileFlyError("the download was given up")
-            try:
-                if (mode := mode_of(attributes)) is not None:
-                    os.fchmod(descriptor, mode)
-                if (mtime := mtime_ns_of(attributes)) is not None:
-                    os.utime(descriptor, ns=(mtime, mtime))
-            finally:
-                os.close(descriptor)
-            os.replace(self._temporary, self.path)
-            self._temporary = None
-
-    def abort(self) -> None:
-        """Leave nothing behind; fine also after `finish`, and before `open`."""
-        with self._lock:
-            self._over = True
-            descriptor, self._descriptor = self._descriptor, None
-            temporary, self._temporary = self._temporary, None
-            if descriptor is not None:
-                os.close(descriptor)
-            if temporary is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
+def sum_of(read_at: ReadAt, offset: int, size: int) -> str:
+    """Return the CRC32C of `size` bytes from `offset`; raises as `read_at` does."""
+    checksum, end = 0, offset + size
+    while offset < end:
+        piece = read_at(offset, min(MIB, end - offset))
+        checksum, offset = crc32c(piece, checksum), offset + len(piece)
+    return crc32c_hex(checksum)
 
 
 def attributes_of(found: os.stat_result) -> Attributes:
@@ -246,3 +180,11 @@ def mode_of(attributes: Mapping[str, Any]) -> int | None:
         return int(str(attributes["mode"]), 8) & 0o777
     except (KeyError, ValueError):
         return None
+
+
+def give_attributes(file: int | str | os.PathLike[str], attributes: Mapping[str, Any]) -> None:
+    """Give a file, or what a descriptor stands for, the mode and the modification time in `attributes`."""
+    if (mode := mode_of(attributes)) is not None:
+        os.chmod(file, mode)
+    if (mtime := mtime_ns_of(attributes)) is not None:
+        os.utime(file, ns=(mtime, mtime))

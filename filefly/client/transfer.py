@@ -8,21 +8,25 @@ from typing import Any, TypeVar
 from attrs import define, field
 from crc32c import crc32c
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, FirstError
-from twisted.internet.task import deferLater
 
 from filefly.client.connection import ConnectionPool
-from filefly.client.decisions import RETRY_DELAYS_SECONDS, Slice, addresses_of, error_of_all, worth_a_retry
+from filefly.client.decisions import Slice, addresses_of, error_of_all, took_long, worth_a_retry
 from filefly.client.files import Source
-from filefly.errors import Corrupt, FileFlyError
+from filefly.client.retries import with_retries
+from filefly.errors import Corrupt, FileFlyError, NotFound
 from filefly.threads import InThread
 from filefly.wire.codec import check_sum, crc32c_hex
-from filefly.wire.messages import Block, BlockSum, BytesFollow, Retrieve, Store
+from filefly.wire.messages import Block, BlockSum, BytesFollow, Link, Retrieve, Store
 from filefly.wire.streaming import pieces_of, receive_into
+
+_AVOIDED_SECONDS = 60.0
 
 T = TypeVar("T")
 Moved = Callable[[int], None]
 WriteAt = Callable[[int, Sequence[bytes]], None]
 """Writes chunks from an offset on; runs in a thread."""
+Report = Callable[[str, str], None]
+"""Hears of a block's id and an address whose copy of it is missing or corrupt."""
 
 
 @define(eq=False)
@@ -45,27 +49,44 @@ class _Summed:
 
 @define(eq=False)
 class BlockTransfer:
-    """Moves single blocks; at most `concurrency` at once, whoever asks."""
+    """Moves single blocks; at most `concurrency` at once, whoever asks. `report` hears of bad replicas.
+
+    A data server that did not answer is asked last for a while.
+    """
 
     _reactor: Any
     _pool: ConnectionPool
     _in_thread: InThread
     concurrency: int
+    _report: Report = lambda _block_id, _address: None
     _turns: DeferredSemaphore = field(init=False)
+    _silent_until: dict[str, float] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make the turns that blocks wait for."""
         self._turns = DeferredSemaphore(self.concurrency)
 
-    async def store(self, address: str, block: Block, source: Source, offset: int, moved: Moved) -> str:
+    async def store(
+        self,
+        address: str,
+        block: Block,
+        source: Source,
+        offset: int,
+        moved: Moved,
+        storage_id: str | None = None,
+        patient: bool = True,
+    ) -> str:
         """Store the bytes of `source` from `offset` as `block` on one data server and return their checksum.
 
-        Tries again what may succeed a little later; raises the last error.
+        `storage_id` is the storage that is meant to have it. If `patient`, what may succeed a little later is tried
+        again; the last error is raised.
         """
         async with _turn(self._turns):
-            return await self._with_retries(partial(self._store_once, address, block, source, offset, moved))
+            request = Store(block_id=block.id, size=block.size, storage_id=storage_id)
+            once = partial(self._store_once, address, request, source, offset, moved)
+            return await (with_retries(self._reactor, worth_a_retry, once) if patient else once())
 
-    async def _store_once(self, address: str, block: Block, source: Source, offset: int, moved: Moved) -> str:
+    async def _store_once(self, address: str, request: Store, source: Source, offset: int, moved: Moved) -> str:
         summed = _Summed()
 
         def read_thd(at: int, size: int) -> bytes:
@@ -74,14 +95,23 @@ class BlockTransfer:
             return piece
 
         async with self._pool.connection(address) as connection, _counting(moved) as count:
-            await connection.begin(Store(block_id=block.id, size=block.size))
-            async with aclosing(pieces_of(self._in_thread, read_thd, offset, offset + block.size)) as pieces:
+            await connection.begin(request)
+            end = offset + (request.size or 0)
+            async with aclosing(pieces_of(self._in_thread, read_thd, offset, end)) as pieces:
                 async for piece in pieces:
                     await connection.send(piece)
                     count(len(piece))
             reply = await connection.finish(BlockSum)
             check_sum(summed.crc32c, reply.crc32c or "absent")
         return summed.crc32c
+
+    async def link(
+        self, address: str, block: Block, source_block_id: str, crc32c: str, storage_id: str | None = None
+    ) -> None:
+        """Have what one data server holds as `source_block_id` count as `block` too, if it has the sum `crc32c`."""
+        async with _turn(self._turns):
+            request = Link(block.id, source_block_id, crc32c, storage_id)
+            _check_size((await self._pool.request(address, request, BlockSum)).size, block.size)
 
     async def fetch(self, block: Block, write_at: WriteAt, moved: Moved) -> str:
         """Read a whole block, hand its bytes to `write_at` (offsets are the block's), and verify them.
@@ -128,7 +158,7 @@ class BlockTransfer:
         Corrupt raised if it differs: then the bytes must not be used.
         """
         summed, errors = _Summed(), dict[str, FileFlyError]()
-        for address in addresses_of(part.block):
+        for address in self._in_order(part.block):
             try:
                 async with aclosing(self._pieces_once(part, part.offset + summed.size, address, summed)) as pieces:
                     async for piece in pieces:
@@ -136,7 +166,8 @@ class BlockTransfer:
                 return
             except FileFlyError as error:
                 errors[address] = error
-        raise error_of_all(part.block.id, errors)
+                self._note_failed(part.block.id, address, error)
+        raise error_of_all(part.block.id, "read", errors)
 
     async def _pieces_once(
         self, part: Slice, offset: int, address: str, summed: _Summed
@@ -161,26 +192,31 @@ class BlockTransfer:
         check_sum(part.block.crc32c if part.whole else summed.announced or "absent", summed.crc32c)
 
     async def _from_any_replica(self, block: Block, once: Callable[[str], Awaitable[T]]) -> T:
+        noted = set[str]()
+
         async def one_round() -> T:
             errors: dict[str, FileFlyError] = {}
-            for address in addresses_of(block):
+            for address in self._in_order(block):
                 try:
                     return await once(address)
                 except FileFlyError as error:
                     errors[address] = error
-            raise error_of_all(block.id, errors)
+                    if address not in noted:
+                        noted.add(address)
+                        self._note_failed(block.id, address, error)
+            raise error_of_all(block.id, "read", errors)
 
-        return await self._with_retries(one_round)
+        return await with_retries(self._reactor, worth_a_retry, one_round)
 
-    async def _with_retries(self, once: Callable[[], Awaitable[T]]) -> T:
-        for delay in RETRY_DELAYS_SECONDS:
-            try:
-                return await once()
-            except FileFlyError as error:
-                if not worth_a_retry(error):
-                    raise
-            await deferLater(self._reactor, delay)
-        return await once()
+    def _in_order(self, block: Block) -> list[str]:
+        now = self._reactor.seconds()
+        return sorted(addresses_of(block), key=lambda address: self._silent_until.get(address, now) > now)
+
+    def _note_failed(self, block_id: str, address: str, error: FileFlyError) -> None:
+        if took_long(error):
+            self._silent_until[address] = self._reactor.seconds() + _AVOIDED_SECONDS
+        elif isinstance(error, NotFound | Corrupt):
+            self._report(block_id, address)
 
 
 async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]], at_once: int) -> None:

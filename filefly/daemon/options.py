@@ -26,6 +26,11 @@ def size(text: str | int) -> int:
     return number
 
 
+def room(text: str | int) -> int:
+    """Return a number of bytes, or 0; raises ValueError with a sentence."""
+    return parse_size(str(text))
+
+
 def duration(text: str | int) -> int:
     """Return a number of seconds; raises ValueError with a sentence."""
     return parse_duration(str(text))

@@ -12,55 +12,66 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
-from attrs import define, field, frozen
-from crc32c import crc32c
+from attrs import frozen
 
-from filefly.data.disk import Disk
+from filefly.data.directories import Directories
+from filefly.data.disk import Disk, as_filefly_errors
+from filefly.data.identity import IdentityFile
+from filefly.data.incoming import IncomingBlock
+from filefly.data.ranges import BlockRange
 from filefly.data.storage import INCOMING, Storage
-from filefly.errors import BadRange, Conflict, DiskFull, FileFlyError, Internal, NotFound, TooLarge, Unavailable
-from filefly.units import MIB
-from filefly.wire.codec import check_sum, crc32c_hex
+from filefly.errors import BadRange, Conflict, DiskFull, Internal, NotFound, Unavailable
+from filefly.units import MIB, format_size
+from filefly.wire.codec import check_sum
 from filefly.wire.messages import MAX_BLOCK_SIZE, BlockSum, ListedBlock
 from filefly.wire.names import check_block_id, id_of_name_on_disk, name_on_disk
 
-_READ_BYTES = MIB
+CORRUPT, UNKNOWN = b".corrupt", b".unknown"
+_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN}
+"""What Linux says of bytes that are lost: a device, a medium, a checksum of the file system, its structure."""
 
 
 class BlockStore:
     """The blocks of one storage directory.
 
     All methods but `begin` touch the disk; they raise FileFlyError, never OSError. What is deleted by hand is simply
-    not there any more.
+    not there any more; but nothing is said to be missing while the storage's own identity is.
     """
 
-    def __init__(self, storage: Storage, disk: Disk, max_block_size: int = MAX_BLOCK_SIZE) -> None:
+    def __init__(
+        self, storage: Storage, disk: Disk, max_block_size: int = MAX_BLOCK_SIZE, reserve_bytes: int = 0
+    ) -> None:
         self.storage = storage
         self.max_block_size = max_block_size
+        self.reserve_bytes = reserve_bytes
         self._disk = disk
-        self._lock = threading.Lock()
+        self._directories = Directories(disk)
+        self.identity = IdentityFile(disk, self._directories, storage.root, storage.storage_id)
+        self._naming = threading.Lock()  # held while a block's name is given, moved or taken away
+        self._order = threading.Lock()  # never held while the disk works: `begin` may run in the reactor's thread
         self._latest: dict[str, IncomingBlock] = {}
         self._temporary_names = itertools.count()
-        self._failed: str | None = None
 
-    def begin(self, block_id: str) -> "IncomingBlock":
-        """Begin a store of `block_id` and doom those begun before it; touches no disk."""
+    def begin(self, block_id: str, size: int = 0) -> IncomingBlock:
+        """Begin a store of `block_id`, of `size` bytes if that is known, and doom those before it; touches no disk."""
         check_block_id(block_id)
-        with self._lock:
-            self._check_writable()
+        self._directories.check_writable()
+        with self._order:
             name = os.path.join(self.storage.root, INCOMING, b"%d" % next(self._temporary_names))
-            block = self._latest[block_id] = IncomingBlock(self, self._disk, block_id, name)
+            block = self._latest[block_id] = IncomingBlock(self, self._disk, block_id, name, size)
         return block
 
-    def open(self, block_id: str, offset: int = 0, length: int | None = None) -> "BlockRange":
+    def open(self, block_id: str, offset: int = 0, length: int | None = None) -> BlockRange:
         """Open a range of a block for reading; its end is clipped. Raises NotFound, BadRange."""
         check_block_id(block_id)
-        with _as_filefly_errors("read"):
+        with as_filefly_errors("read the block"):
             try:
                 descriptor = self._disk.open(self._path(block_id))
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                    self.identity.read()  # a disk that is not mounted has lost no block
                     raise NotFound("block not found") from None
                 raise
             try:
@@ -70,38 +81,129 @@ class BlockStore:
                 if offset > found.st_size:
                     raise BadRange(f"offset {offset} is beyond the block's {found.st_size} bytes")
                 end = found.st_size if length is None else min(found.st_size, offset + length)
-                return BlockRange(self._disk, descriptor, found.st_size, offset, end)
+                return BlockRange(self._disk, descriptor, found.st_size, offset, end, found.st_ino)
             except BaseException:
-                self._disk.close(descriptor)
+                with suppress(OSError):
+                    self._disk.close(descriptor)
                 raise
 
     def stat(self, block_id: str, verify: bool = False) -> BlockSum:
         """Return a block's size and, with `verify`, the checksum of its bytes as they are on disk now."""
         block = self.open(block_id)
         try:
+            if verify:
+                block.drop_cached()
             return BlockSum(size=block.size, crc32c=block.sums()[0] if verify else None)
         finally:
             block.close()
 
+    def link(self, block_id: str, source_block_id: str, expected: str) -> BlockSum:
+        """Give the block `source_block_id` a second id, durably, if its bytes have the checksum `expected`.
+
+        Raises NotFound, Corrupt, and what a store may raise.
+        """
+        source = self.open(source_block_id)
+        try:
+            check_sum(expected, source.sums()[0])
+            source.sync()
+            incoming = self.begin(block_id, source.size)
+            try:
+                if incoming.link(self._path(source_block_id), source.inode):
+                    return BlockSum(size=source.size, crc32c=expected)
+                for at in range(0, source.size, MIB):
+                    incoming.write([source.read(at, min(MIB, source.size - at))])
+                return incoming.commit(expected=expected)
+            except BaseException:
+                incoming.abort()
+                raise
+        finally:
+            source.close()
+
+    def quarantine(self, block_id: str, expected: str) -> bool:
+        """Move a block whose bytes do not have the checksum `expected` into `.corrupt/`; return whether it was.
+
+        A store that publishes this id meanwhile is seen, and judged by its own bytes. Raises NotFound.
+        """
+        self.identity.read()
+        while True:
+            block = self.open(block_id)
+            try:
+                if _sum_on_disk(block) == expected:
+                    return False
+                if self._move_away(block_id, CORRUPT, block.inode):
+                    return True  # the block was open until then, so that no other file could have its number
+            finally:
+                block.close()
+
+    def set_aside(self, block_id: str) -> None:
+        """Move a block that no catalog knows into `.unknown/`, if it is there; raises Conflict while it is stored."""
+        check_block_id(block_id)
+        self.identity.read()
+        with suppress(NotFound):
+            self._move_away(block_id, UNKNOWN, None)
+
+    def _move_away(self, block_id: str, folder: bytes, inode: int | None) -> bool:
+        """Move a block's file into `folder`, durably, if it still is the file `inode`; return whether it was.
+
+        Without `inode`, any file that is no store's: raises Conflict while one is under way, and NotFound.
+        """
+        target = os.path.join(self.storage.root, folder)
+        with as_filefly_errors("move the block"), self._naming:
+            self._directories.check_writable()
+            if inode is None and block_id in self._latest:
+                raise Conflict("this block is being stored")
+            found = self._found(block_id)
+            if inode not in (None, found.st_ino):
+                return False
+            with suppress(FileExistsError):
+                self._disk.mkdir(target)
+                self._directories.sync(self.storage.root)
+            self._disk.rename(self._path(block_id), self._free_path(target, name_on_disk(block_id)))
+        self._directories.sync(target)
+        self._directories.sync(self.storage.root)
+        return True
+
+    def _found(self, block_id: str) -> os.stat_result:
+        try:
+            found = self._disk.stat(self._path(block_id))
+        except FileNotFoundError:
+            raise NotFound("block not found") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise NotFound("block not found")
+        return found
+
+    def _free_path(self, folder: bytes, name: bytes) -> bytes:
+        path = os.path.join(folder, name)
+        for number in itertools.count(1):
+            try:
+                self._disk.stat(path)
+            except FileNotFoundError:
+                break
+            path = os.path.join(folder, b"%b~%d" % (name[:240], number))
+        return path
+
     def delete(self, block_id: str) -> None:
         """Delete a block for good, if it is there, and doom the stores of it that are under way."""
         check_block_id(block_id)
-        with _as_filefly_errors("delete"), self._lock:
-            self._check_writable()
-            self._latest.pop(block_id, None)
+        self.identity.read()  # what is deleted where no disk is mounted would be back with the disk
+        with as_filefly_errors("delete the block"), self._naming:
+            self._directories.check_writable()
+            with self._order:
+                self._latest.pop(block_id, None)
             with suppress(FileNotFoundError):
                 self._disk.unlink(self._path(block_id))
-        self._fsync_directory()
+        self._directories.sync(self.storage.root)
 
     def list(self, after: str, limit: int) -> "BlockPage":
         """Return the `limit` blocks that follow `after` in byte order, and whether there are more."""
+        self.identity.read()
         last = after.encode()
         ids = (block_id.encode() for block_id, _entry in self._scan())
         page = heapq.nsmallest(limit + 1, (block_id for block_id in ids if block_id > last))
         listed = []
         for each in page[:limit]:
             block_id = each.decode()
-            with _as_filefly_errors("list"):
+            with as_filefly_errors("list the blocks"):
                 try:
                     listed.append(ListedBlock(block_id, self._disk.stat(self._path(block_id)).st_size))
                 except FileNotFoundError:
@@ -110,6 +212,7 @@ class BlockStore:
 
     def usage(self) -> "Usage":
         """Count the blocks and their bytes, and ask the file system for its free space."""
+        self.identity.read()
         count = used = 0
         for _block_id, entry in self._scan():
             try:
@@ -117,159 +220,61 @@ class BlockStore:
             except FileNotFoundError:
                 continue
             count += 1
-        with _as_filefly_errors("list"):
-            return Usage(count, used, self._disk.space(self.storage.root))
+        with as_filefly_errors("list the blocks"):
+            return Usage(count, used, self._disk.space(self.storage.root)[0])
 
     def _path(self, block_id: str) -> bytes:
         return os.path.join(self.storage.root, name_on_disk(block_id))
 
     def _scan(self) -> "Iterator[tuple[str, os.DirEntry[bytes]]]":
-        with _as_filefly_errors("list"):
+        with as_filefly_errors("list the blocks"):
             for entry in self._disk.scan(self.storage.root):
                 block_id = id_of_name_on_disk(entry.name)
                 if block_id is not None and entry.is_file(follow_symlinks=False):
                     yield block_id, entry
 
+    def space(self) -> "Space":
+        """Ask the file system for its room."""
+        with as_filefly_errors("ask for free space"):
+            free, total = self._disk.space(self.storage.root)
+        return Space(free, total, self.reserve_bytes)
+
     # What an IncomingBlock asks for, and nobody else
 
-    def _check_writable(self) -> None:
-        if self._failed is not None:
-            raise Unavailable(self._failed)
+    def check_room(self, size: int) -> None:
+        """Raise DiskFull if `size` more bytes would leave less than the reserve."""
+        if self.reserve_bytes and self._disk.space(self.storage.root)[0] - size < self.reserve_bytes:
+            raise DiskFull(f"less than {format_size(self.reserve_bytes)} would be left free (--reserve)")
 
-    def publish(self, block: "IncomingBlock") -> None:
-        """Give a written block its own name, unless it was doomed."""
-        with self._lock:
-            self._check_writable()
-            if self._latest.get(block.block_id) is not block:
-                raise Conflict("a newer store or a delete of this block came first")
+    def publish(self, block: IncomingBlock) -> None:
+        """Give a written block its own name, durably, unless it was doomed."""
+        with self._naming:
+            self._directories.check_writable()
+            with self._order:
+                if self._latest.get(block.block_id) is not block:
+                    raise Conflict("a newer store or a delete of this block came first")
             self._disk.rename(block.temporary, self._path(block.block_id))
-            del self._latest[block.block_id]
-        self._fsync_directory()
+            self.forget(block)
+        self._directories.sync(self.storage.root)
 
-    def forget(self, block: "IncomingBlock") -> None:
+    def forget(self, block: IncomingBlock) -> None:
         """Drop a store that will not be committed."""
-        with self._lock:
+        with self._order:
             if self._latest.get(block.block_id) is block:
                 del self._latest[block.block_id]
 
-    def _fsync_directory(self) -> None:
-        try:
-            self._disk.fsync_directory(self.storage.root)
-        except OSError as error:
-            # What the kernel could not write once it may forget: nothing here can be promised any more.
-            self._failed = f"the storage directory cannot be synced ({error.strerror}); check the disk, then restart"
-            raise Unavailable(self._failed) from None
-        self._check_writable()  # another sync failed meanwhile: this one may not have seen what that one lost
 
-
-@define(eq=False)
-class IncomingBlock:
-    """A store under way: `write` as often as need be, then `commit` or `abort`; one thread at a time."""
-
-    _store: BlockStore
-    _disk: Disk
-    block_id: str
-    temporary: bytes
-    size: int = 0
-    _checksum: int = 0
-    _descriptor: int | None = None
-    _created: bool = False
-    _lock: threading.Lock = field(factory=threading.Lock)
-
-    def write(self, chunks: Sequence[bytes]) -> None:
-        """Append `chunks`. After an error only `abort` makes sense."""
-        self.size += sum(map(len, chunks))
-        if self.size > self._store.max_block_size:
-            raise TooLarge(f"block is over the limit of {self._store.max_block_size} bytes (--max-block-size)")
-        for chunk in chunks:
-            self._checksum = crc32c(chunk, self._checksum)
-        with self._lock, _as_filefly_errors("store"):
-            self._disk.write(self._open(), chunks)
-
-    def commit(self, chunks: Sequence[bytes] = (), expected: str | None = None) -> BlockSum:
-        """Append `chunks` and put the block in place, durably; on return it is there, whatever happens next.
-
-        Raises Corrupt unless its checksum is the `expected` one, and Conflict if a newer store or a delete came first.
-        """
-        self.write(chunks)
-        found = crc32c_hex(self._checksum)
-        check_sum(expected, found)
-        with self._lock, _as_filefly_errors("store"):
-            descriptor = self._open()
-            self._disk.fsync(descriptor)
-            self._descriptor = None
-            self._disk.close(descriptor)
-            self._store.publish(self)
-            self._created = False
-        return BlockSum(size=self.size, crc32c=found)
-
-    def abort(self) -> None:
-        """Leave nothing of this store behind; fine also after `commit`."""
-        self._store.forget(self)
-        with self._lock, _as_filefly_errors("store"):
-            descriptor, self._descriptor = self._descriptor, None
-            created, self._created = self._created, False
-            if descriptor is not None:
-                self._disk.close(descriptor)
-            if created:
-                with suppress(FileNotFoundError):  # renamed already: only the directory's fsync failed
-                    self._disk.unlink(self.temporary)
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = self._disk.create(self.temporary)
-            self._created = True
-        return self._descriptor
-
-
-@define(eq=False)
-class BlockRange:
-    """An open block and the range of it that somebody wants; stays readable when the block is replaced or deleted."""
-
-    _disk: Disk
-    _descriptor: int | None
-    size: int
-    offset: int
-    end: int
-    _lock: threading.Lock = field(factory=threading.Lock)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._descriptor is None
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`; raises FileFlyError if the file has become shorter."""
-        with self._lock, _as_filefly_errors("read"):
-            if self._descriptor is None:
-                raise Internal("the block is closed")
-            data = self._disk.read(self._descriptor, size, offset)
-        if len(data) < size:
-            raise Unavailable("the block was cut short while it was read")
-        return data
-
-    def sums(self) -> tuple[str, str]:
-        """Read the whole block and return its checksum and that of the range alone."""
-        whole = part = 0
-        outside, inside = False, True
-        for begin, end, where in (
-            (0, self.offset, outside),
-            (self.offset, self.end, inside),
-            (self.end, self.size, outside),
-        ):
-            for at in range(begin, end, _READ_BYTES):
-                data = self.read(at, min(_READ_BYTES, end - at))
-                whole = crc32c(data, whole)
-                if where is inside:
-                    part = crc32c(data, part)
-        return crc32c_hex(whole), crc32c_hex(part)
-
-    def close(self) -> None:
-        """Close the file; waits for a read that is under way."""
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is not None:
-                self._disk.close(descriptor)
+def _sum_on_disk(block: BlockRange) -> str | None:
+    """Return the checksum of a block's bytes on disk, None if they cannot be read; raises what may pass."""
+    try:
+        block.drop_cached()
+        return block.sums()[0]
+    except Unavailable:  # cut short
+        return None
+    except Internal as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREADABLE:
+            return None
+        raise
 
 
 @frozen
@@ -289,16 +294,10 @@ class Usage:
     free_bytes: int
 
 
-@contextmanager
-def _as_filefly_errors(doing: str) -> Iterator[None]:
-    """Turn an OSError into the FileFlyError that tells of it."""
-    try:
-        yield
-    except OSError as error:
-        raise _filefly_error(doing, error) from error
+@frozen
+class Space:
+    """A file system's room in bytes; below `reserve_bytes` free nothing is stored."""
 
-
-def _filefly_error(doing: str, error: OSError) -> FileFlyError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull("the disk is full; free some space or add a data server")
-    return Internal(f"cannot {doing} the block: {error.strerror}")
+    free_bytes: int
+    total_bytes: int
+    reserve_bytes: int

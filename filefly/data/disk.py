@@ -1,7 +1,11 @@
 """What the block store asks of the operating system, in one small object, so that tests can hand in faults."""
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from filefly.errors import DiskFull, FileFlyError, Internal, Unavailable
 
 _MOST_BUFFERS = 1024  # IOV_MAX
 
@@ -31,6 +35,11 @@ class Disk:
         """Return `size` bytes from `offset`, fewer only at the end of the file."""
         return os.pread(descriptor, size, offset)
 
+    def drop_cached(self, descriptor: int) -> None:
+        """Have the next read of the file answered by the disk itself, not from the system's memory."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def fsync(self, descriptor: int) -> None:
         """Put the file on stable storage."""
         os.fsync(descriptor)
@@ -42,6 +51,14 @@ class Disk:
     def rename(self, source: bytes, target: bytes) -> None:
         """Rename, replacing `target`."""
         os.rename(source, target)
+
+    def link(self, source: bytes, target: bytes) -> None:
+        """Give the file `source` a second name, which must not exist."""
+        os.link(source, target, follow_symlinks=False)
+
+    def mkdir(self, path: bytes) -> None:
+        """Create the directory `path`, which must not exist."""
+        os.mkdir(path, 0o750)
 
     def unlink(self, path: bytes) -> None:
         """Remove the file `path`."""
@@ -64,7 +81,24 @@ class Disk:
         with os.scandir(path) as entries:
             yield from entries
 
-    def space(self, path: bytes) -> int:
-        """Return the bytes that may still be written to the file system of `path`."""
+    def space(self, path: bytes) -> tuple[int, int]:
+        """Return the bytes that may still be written to the file system of `path`, and those that it has in all."""
         found = os.statvfs(path)
-        return found.f_bavail * found.f_frsize
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+@contextmanager
+def as_filefly_errors(doing: str) -> Iterator[None]:
+    """Turn an OSError into the FileFlyError that tells of it; `doing` is what cannot be done."""
+    try:
+        yield
+    except OSError as error:
+        raise _filefly_error(doing, error) from error
+
+
+def _filefly_error(doing: str, error: OSError) -> FileFlyError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("the disk is full; free some space or add a data server")
+    if error.errno == errno.ENOENT:
+        return Unavailable(f"cannot {doing}: a folder of the storage directory is gone; is its disk mounted?")
+    return Internal(f"cannot {doing}: {error.strerror}")

@@ -1,27 +1,39 @@
 """The verbs of the data server: a thin shell around BlockStore, which does its work on the disk pool."""
 
+import threading
 from functools import partial
+from typing import Any
 
 from crc32c import crc32c
+from twisted.python.failure import Failure
 
 from filefly import __version__
 from filefly.daemon.payloads import send_base64, send_raw
-from filefly.data.blocks import BlockRange, BlockStore, IncomingBlock
-from filefly.errors import BadRequest, UnknownCommand
+from filefly.data.blocks import BlockStore
+from filefly.data.incoming import IncomingBlock
+from filefly.data.peers import Peers
+from filefly.data.ranges import BlockRange
+from filefly.errors import BadRequest, TimedOut, UnknownCommand
 from filefly.threads import InThread
 from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.messages import (
+    Adopt,
     BlockList,
     BlockSum,
     BytesFollow,
+    Copy,
     Delete,
+    Link,
     ListBlocks,
     Ping,
     Pong,
+    Quarantine,
+    Quarantined,
     Reply,
     Request,
     Retrieve,
+    SetAside,
     Stat,
     Status,
     StatusReply,
@@ -29,27 +41,51 @@ from filefly.wire.messages import (
 )
 from filefly.wire.streaming import pieces_of, receive_into
 
+_DISK_DEADLINE_SECONDS = 10.0
+
 
 class DataServer:
-    """Answers store, retrieve, delete, stat, list_blocks, status and ping."""
+    """Answers for the blocks of one storage, and fetches blocks from other data servers when it is told to.
 
-    commands = commands_of(Ping, Store, Retrieve, Delete, Stat, ListBlocks, Status)
+    `reactor` dials them and keeps time.
+    """
 
-    def __init__(self, store: BlockStore, in_thread: InThread) -> None:
+    commands = commands_of(
+        Ping, Store, Retrieve, Delete, Stat, ListBlocks, Status, Copy, Link, Quarantine, SetAside, Adopt
+    )
+
+    def __init__(self, store: BlockStore, in_thread: InThread, reactor: Any) -> None:
         self._store = store
+        self._identity = store.identity
         self._in_thread = in_thread
+        self._reactor = reactor
+        self._peers = Peers(store, in_thread, reactor)
+        self._late: threading.Event | None = None
+        """Is set when the disk answers the last ping that it did not answer in time."""
         self.max_payload = store.max_block_size
+
+    def start(self) -> None:
+        """Nothing to start: connections are made as they are needed."""
+
+    def stop(self) -> None:
+        """Close the connections to other data servers."""
+        self._peers.close()
 
     async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
+        self._identity.check(getattr(request, "storage_id", None))  # who names a storage means this one
         match request:
             case Ping():
-                return Pong(pong=True)
+                return await self._ping(request)
             case Store():
                 return await self._store_block(request, conversation)
             case Retrieve():
                 await self._retrieve(request, conversation)
                 return None
+            case Link():
+                return await self._in_thread(
+                    self._store.link, request.block_id, request.source_block_id, request.crc32c
+                )
             case Stat():
                 return await self._in_thread(self._store.stat, request.block_id, request.verify)
             case Delete():
@@ -60,12 +96,61 @@ class DataServer:
                 return BlockList(blocks=page.blocks, next=page.next)
             case Status():
                 return await self._in_thread(self._status_thd)
+        return await self._look_after(request, conversation)
+
+    async def _look_after(self, request: Request, conversation: Conversation) -> Reply | None:
+        """Carry out what a metadata server asks for to keep its blocks well."""
+        match request:
+            case Copy():
+                peer = conversation.transport.getPeer()
+                return await self._peers.copy(request, getattr(peer, "host", "localhost"))
+            case Quarantine():
+                return Quarantined(await self._in_thread(self._store.quarantine, request.block_id, request.crc32c))
+            case SetAside():
+                await self._in_thread(self._store.set_aside, request.block_id)
+                return Reply()
+            case Adopt():
+                adopt = partial(self._identity.adopt, request.catalog_id, request.generation, request.force)
+                await self._in_thread(adopt)
+                return Reply()
         raise UnknownCommand
+
+    async def _ping(self, request: Ping) -> Pong:
+        """Answer only if the disk does, with the storage that was there at start."""
+        no_answer = TimedOut(f"the disk did not answer for {_DISK_DEADLINE_SECONDS:g} seconds")
+        if self._late is not None and not self._late.is_set():
+            raise no_answer  # one thread that waits for the disk is enough
+        answered = threading.Event()
+
+        def too_late(*_: Any) -> Failure:
+            self._late = answered
+            return Failure(no_answer)
+
+        ponging = self._in_thread(self._pong_thd, request.identity, answered)
+        return await ponging.addTimeout(_DISK_DEADLINE_SECONDS, self._reactor, too_late)
+
+    def _pong_thd(self, with_identity: bool, answered: threading.Event) -> Pong:
+        try:
+            identity = self._identity.read(afresh=True)
+            if not with_identity:
+                return Pong(pong=True)
+            space = self._store.space()
+        finally:
+            answered.set()
+        return Pong(
+            pong=True,
+            storage_id=identity.storage_id,
+            catalog_id=identity.catalog_id,
+            generation=identity.generation,
+            free_bytes=space.free_bytes,
+            total_bytes=space.total_bytes,
+            reserve_bytes=space.reserve_bytes,
+        )
 
     async def _store_block(self, request: Store, conversation: Conversation) -> BlockSum:
         if request.data is None and request.size is None:
             raise BadRequest("missing size or data")
-        incoming = self._store.begin(request.block_id)
+        incoming = self._store.begin(request.block_id, request.size or 0)
         try:
             if request.data is not None:
                 return await self._in_thread(_store_base64_thd, incoming, request.data, request.crc32c)

@@ -3,7 +3,8 @@
 | entry | what it is |
 | --- | --- |
 | `hello.txt-0` | a block: its bytes and nothing else (see `filefly.wire.names` for the spelling) |
-| `.filefly.json` | `{"storage_id": "..."}`: whose replicas these are, wherever the folder is moved |
+| `.filefly.json` | whose replicas these are, wherever the folder is moved (see `filefly.data.identity`) |
+| `.corrupt/`, `.unknown/` | block files that were moved out of the way |
 | `.incoming/` | stores under way; emptied at start |
 | `.lock` | held by the running daemon |
 """
@@ -17,18 +18,14 @@ import msgspec
 from attrs import frozen
 
 from filefly.data.disk import Disk
+from filefly.data.identity import IDENTITY, Identity, read_identity, write_identity
 from filefly.locks import lock_file
 
 INCOMING = b".incoming"
-_IDENTITY = ".filefly.json"
 
 
 class StorageUnusable(Exception):
     """The storage directory cannot be used."""
-
-
-class _Identity(msgspec.Struct):
-    storage_id: str
 
 
 @frozen
@@ -98,24 +95,17 @@ def _check_names_survive(path: Path) -> None:
         probe.unlink()
 
 
-def _read_or_write_identity(path: Path, new_id: Callable[[], str], disk: Disk) -> _Identity:
-    file = path / _IDENTITY
+def _read_or_write_identity(path: Path, new_id: Callable[[], str], disk: Disk) -> Identity:
+    root = os.fsencode(path)
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_Identity)
+        return read_identity(disk, root)
     except FileNotFoundError:
         pass
     except (msgspec.DecodeError, UnicodeDecodeError):
+        file = path / os.fsdecode(IDENTITY)
         raise StorageUnusable(
             f"{file} is damaged; restore it from a copy, or delete it to make this a new storage"
         ) from None
-    identity = _Identity(new_id())
-    temporary = path / os.fsdecode(INCOMING) / "identity"
-    descriptor = disk.create(os.fsencode(temporary))
-    try:
-        disk.write(descriptor, [msgspec.json.encode(identity) + b"\n"])
-        disk.fsync(descriptor)
-    finally:
-        disk.close(descriptor)
-    disk.rename(os.fsencode(temporary), os.fsencode(file))
-    disk.fsync_directory(os.fsencode(path))
+    identity = Identity(new_id())
+    write_identity(disk, root, identity, disk.fsync_directory)
     return identity

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from filefly.daemon.options import absolute, bind, positive, size
+from filefly.daemon.options import absolute, bind, positive, room, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, refuse
 from filefly.data.blocks import BlockStore
@@ -18,6 +18,7 @@ from filefly.data.disk import Disk
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage, StorageUnusable, open_storage
 from filefly.threads import WorkerPool
+from filefly.units import MIB
 from filefly.wire.framing import DEFAULT_MAX_LINE
 from filefly.wire.messages import MAX_BLOCK_SIZE
 
@@ -28,6 +29,7 @@ DISK_THREADS = 8
 DATA_PARAMETERS: Sequence[Sequence[Any]] = [
     ["max-block-size", None, MAX_BLOCK_SIZE, "Largest block to accept: 8, 64KiB, 8MiB.", size],
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
+    ["reserve", None, 1024 * MIB, "Room to leave free; below it new blocks are refused: 0, 512MiB, 1GiB.", room],
     ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
 ]
 """What every form of the data server takes."""
@@ -73,8 +75,9 @@ def take_storage(daemon: str, folder: Path) -> Storage:
 
 
 def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
-    """Return the data server of `storage`; `options` has max-block-size, max-line and disk-threads."""
+    """Return the data server of `storage`; `options` has those of DATA_PARAMETERS."""
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
-    store = BlockStore(storage, Disk(), options["max-block-size"])
-    factory = ServerFactory(reactor, DataServer(store, disk_pool), options["max-line"])
-    return DaemonService(reactor, NAME, endpoint, factory, [disk_pool])
+    store = BlockStore(storage, Disk(), options["max-block-size"], options["reserve"])
+    server = DataServer(store, disk_pool, reactor)
+    factory = ServerFactory(reactor, server, options["max-line"])
+    return DaemonService(reactor, NAME, endpoint, factory, [disk_pool, server])

@@ -1,4 +1,4 @@
-"""What the catalog knows of files: plans, commits, deletions. Statements only; knows no Twisted.
+"""What the catalog knows of files: plans and commits. Statements only; knows no Twisted.
 
 Every function takes a connection inside a transaction of `filefly.meta.database` and raises FileFlyError to take its
 part of the transaction back. Data servers are named by their key.
@@ -12,7 +12,6 @@ from attrs import evolve, field, frozen
 from sqlalchemy import (
     BindParameter,
     Connection,
-    Integer,
     Row,
     Table,
     bindparam,
@@ -24,8 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from filefly.errors import Conflict, NotFound
-from filefly.meta.schema import COMMITTED, PENDING, blocks, plans, replicas, trash
+from filefly.errors import Conflict, Incomplete, NotFound, Unavailable
+from filefly.meta.schema import COMMITTED, PENDING, blocks, catalog, plans, repairs, replicas, trash
 from filefly.wire.codec import encode
 from filefly.wire.messages import Attributes
 from filefly.wire.names import make_block_id, stem_of
@@ -55,6 +54,8 @@ class NewPlan:
     sums: Sequence[str] | None = None
     if_generation: int | None = None
     attributes: Attributes = field(factory=dict)
+    resumes: int | None = None
+    touched: int = 0
 
 
 @frozen
@@ -72,6 +73,7 @@ class Plan:
     stem: str | None
     if_generation: int | None
     modified: str | None
+    resumes: int | None
     blocks: tuple[PlanBlock, ...]
 
     @property
@@ -94,41 +96,40 @@ _name: BindParameter[str] = bindparam("name")
 _generation: BindParameter[int] = bindparam("of")
 _same_block = (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position)
 
-_PLAN = select(plans).where(plans.c.generation == _generation)
+_PLAN = select(plans).where(or_(COMMITTED, PENDING), plans.c.generation == _generation)
 _COMMITTED_PLAN = select(plans).where(COMMITTED, plans.c.name == _name)
 _COMMITTED_GENERATION = select(plans.c.generation).where(COMMITTED, plans.c.name == _name)
 _OPEN_PLANS = select(plans).where(PENDING, plans.c.name == _name).order_by(plans.c.generation.desc())
 _OLDER_IMPLICIT_PLANS = select(plans.c.generation).where(
     PENDING, plans.c.name == _name, ~plans.c.explicit, plans.c.generation < _generation
 )
-_GENERATIONS = select(plans.c.generation).where(or_(COMMITTED, PENDING), plans.c.name == _name)
 _BLOCKS_OF_PLAN = (
     select(blocks.c.position, blocks.c.id, blocks.c.size, blocks.c.crc32c, replicas.c.server)
     .outerjoin_from(blocks, replicas, _same_block)
     .where(blocks.c.generation == _generation)
-    .order_by(blocks.c.position, replicas.c.rank)
+    .order_by(blocks.c.position, replicas.c.bad.is_not(None), replicas.c.rank)
 )
 _STEM_IS_USED = select(
-    or_(exists().where(plans.c.stem == bindparam("stem")), exists().where(trash.c.stem == bindparam("stem")))
+    or_(
+        exists().where(plans.c.stem == bindparam("stem")),
+        exists().where(trash.c.stem == bindparam("stem")),
+        exists().where(catalog.c.suspended.is_not(None)),  # an older catalog does not know what is in use
+    )
 )
 _NEW_PLAN = insert(plans).returning(plans.c.generation)
-_INSERT_INTO = {table.name: insert(table) for table in (blocks, replicas, trash)}
+_INSERT_INTO = {table.name: insert(table) for table in (blocks, replicas, trash, repairs)}
 _COMMIT = update(plans).where(plans.c.generation == _generation).values(state="committed", modified=bindparam("now"))
-_RENAME = update(plans).where(plans.c.generation == _generation).values(name=bindparam("to"))
+_TOUCH = update(plans).where(PENDING, plans.c.generation == _generation).values(touched=bindparam("now"))
+_ENDED = {"state": "deleted", "due": bindparam("at")}
+_END = update(plans).where(or_(COMMITTED, PENDING), plans.c.generation == _generation).values(_ENDED)
+_END_OPEN = update(plans).where(PENDING, plans.c.generation == _generation).values(_ENDED)
 _LEARN_SUM = (
     update(blocks)
     .where(blocks.c.generation == _generation, blocks.c.position == bindparam("at"))
     .values(crc32c=bindparam("found"))
 )
+_FORGET_REPAIRS = delete(repairs).where(repairs.c.generation == _generation)
 _FORGET_REPLICAS = delete(replicas).where(replicas.c.generation == _generation, replicas.c.position == bindparam("at"))
-_PLAN_TO_TRASH = insert(trash).from_select(
-    ["block_id", "server", "stem", "due"],
-    select(blocks.c.id, replicas.c.server, plans.c.stem, bindparam("due", type_=Integer))
-    .join_from(blocks, plans, blocks.c.generation == plans.c.generation)
-    .join(replicas, _same_block)
-    .where(blocks.c.generation == _generation),
-)
-_FORGET_PLAN = [delete(table).where(table.c.generation == _generation) for table in (replicas, blocks, plans)]
 
 
 # Looking up
@@ -173,6 +174,7 @@ def _plan(connection: Connection, row: Row[Any]) -> Plan:
         stem=row.stem,
         if_generation=row.if_generation,
         modified=row.modified,
+        resumes=row.resumes,
         blocks=tuple(found),
     )
 
@@ -190,7 +192,7 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
 
     Raises Conflict if the name's generation is not the one that was asked for.
     """
-    _check_generation(_committed_generation(connection, new.name), new.if_generation)
+    _check_generation(committed_generation(connection, new.name), new.if_generation)
     stem = stem_of(new.name)
     short = short_ids and short_ids_free(connection, new.name)
     used_stem = stem if short else None
@@ -204,8 +206,12 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         "attributes": encode(new.attributes).decode(),
         "stem": used_stem,
         "if_generation": new.if_generation,
+        "touched": new.touched,
+        "resumes": new.resumes,
     }
     generation = connection.execute(_NEW_PLAN, values).scalar_one()
+    if new.resumes is not None:
+        _end_what_it_resumes(connection, new.resumes, new.touched)
     sums: Sequence[str | None] = new.sums or [None] * len(new.sizes)
     planned = tuple(
         PlanBlock(make_block_id(stem, index, None if short else generation), size, crc32c, servers)
@@ -232,8 +238,16 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         stem=used_stem,
         if_generation=new.if_generation,
         modified=None,
+        resumes=new.resumes,
         blocks=planned,
     )
+
+
+def _end_what_it_resumes(connection: Connection, generation: int, due: int) -> None:
+    """End the plan that a resumed plan resumes itself: what was in place there has been linked long ago."""
+    resumed = plan_of_generation(connection, generation)
+    if resumed is not None and resumed.resumes is not None:
+        connection.execute(_END_OPEN, {"of": resumed.resumes, "at": due})
 
 
 def _insert(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -253,7 +267,53 @@ def _insert_replicas(connection: Connection, generation: int, places: Iterable[t
     )
 
 
-def _committed_generation(connection: Connection, name: str) -> int | None:
+def newest_explicit_plan(connection: Connection, name: str, total_size: int) -> Plan | None:
+    """Return the newest open explicit plan of a name and size: what an upload may resume."""
+    plans_of_size = (plan for plan in open_plans(connection, name) if plan.total_size == total_size)
+    return next((plan for plan in plans_of_size if plan.explicit), None)
+
+
+def replace_replica(
+    connection: Connection, generation: int, block_id: str, server: int, candidates: Sequence[int], due: int
+) -> PlanBlock:
+    """Plan a block of an open plan for the first of the `candidates` that can take it, instead of for `server`.
+
+    What `server` may have of it becomes trash. Once it was replaced, again is fine. Raises Conflict if the plan is not
+    open, NotFound if it has no such block, Unavailable if there is no other data server.
+    """
+    plan = plan_of_generation(connection, generation)
+    if plan is None or plan.committed:
+        raise _not_open(generation)
+    found = next(((at, block) for at, block in enumerate(plan.blocks) if block.id == block_id), None)
+    if found is None:
+        raise NotFound("block not found")
+    position, block = found
+    if server not in block.servers:
+        return block
+    taken = {*block.servers, *connection.execute(select(trash.c.server).where(trash.c.block_id == block_id)).scalars()}
+    new = next((candidate for candidate in candidates if candidate not in taken), None)
+    if new is None:
+        raise Unavailable("no other data server can take the block: each has it, is down, draining or full")
+    servers = tuple(new if each == server else each for each in block.servers)
+    connection.execute(_FORGET_REPLICAS, {"of": generation, "at": position})
+    _insert_replicas(connection, generation, [(position, servers)])
+    row = {"block_id": block_id, "server": server, "stem": plan.stem, "due": due}
+    _insert(connection, trash, [row])
+    return evolve(block, servers=servers)
+
+
+def touch_plan(connection: Connection, generation: int, now: int) -> None:
+    """Note a sign of life of an open plan's client at `now` in running time; raises Conflict if it was ended."""
+    if not connection.execute(_TOUCH, {"of": generation, "now": now}).rowcount:
+        raise _not_open(generation)
+
+
+def _not_open(generation: int) -> Conflict:
+    return Conflict(f"plan {generation} is not open: it was ended, replaced or deleted")
+
+
+def committed_generation(connection: Connection, name: str) -> int | None:
+    """Return the generation that readers of `name` see, or None."""
     return connection.execute(_COMMITTED_GENERATION, {"name": name}).scalar_one_or_none()
 
 
@@ -262,7 +322,7 @@ def _check_generation(current: int | None, wanted: int | None) -> None:
         raise Conflict(f"the file has generation {current or 0}, not {wanted}")
 
 
-# Committing, deleting, renaming
+# Committing
 
 
 @frozen
@@ -277,26 +337,30 @@ class Commit:
 
 
 def commit_plan(connection: Connection, commit: Commit, due: int) -> Plan:
-    """Make an open plan what readers see, in place of what they saw, whose replicas become trash, `due` as given.
+    """Make an open plan what readers see, in place of what they saw, which may be brought back until `due`.
 
-    With it end the name's older implicit plans. Committing again what is committed is fine. Raises Conflict if the
-    plan was ended, or the name's generation is not the one that was asked for.
+    With it end the name's older implicit plans, and the plan that it resumes. Blocks with fewer replicas than wanted
+    are noted for repair. Committing again what is committed is fine. Raises Conflict if the plan was ended, or the
+    name's generation is not the one that was asked for; Incomplete if a block is nowhere, or where it is not planned.
     """
     plan = plan_of_generation(connection, commit.generation)
     if plan is None:
-        raise Conflict(f"plan {commit.generation} is not open: it was ended, replaced or deleted")
+        raise _not_open(commit.generation)
     if plan.committed:
         return plan
-    current = _committed_generation(connection, plan.name)
+    current = committed_generation(connection, plan.name)
     _check_generation(current, plan.if_generation)
     _check_generation(current, commit.if_generation)
     if commit.only_if_newer and current is not None and current > plan.generation:
         raise Conflict("a newer file was committed first")
+    _check_places(plan, commit.stored)
     if current is not None:
-        _end_plan(connection, current, due)
+        end_plan(connection, current, due)
     older = connection.execute(_OLDER_IMPLICIT_PLANS, {"name": plan.name, "of": plan.generation})
     for generation in older.scalars().all():
-        _end_plan(connection, generation, due)
+        end_plan(connection, generation, due)
+    if plan.resumes is not None:
+        connection.execute(_END_OPEN, {"of": plan.resumes, "at": due})
     connection.execute(_COMMIT, {"of": plan.generation, "now": commit.modified})
     _record_stored(connection, plan, commit.stored, due)
     stored = tuple(
@@ -306,15 +370,24 @@ def commit_plan(connection: Connection, commit: Commit, due: int) -> Plan:
     return evolve(plan, state="committed", modified=commit.modified, blocks=stored)
 
 
+def _check_places(plan: Plan, stored: Sequence[StoredReplicas]) -> None:
+    """Raise Incomplete if a data server was replaced or removed after it was asked for a block, or none is left."""
+    for block, found in zip(plan.blocks, stored, strict=True):
+        if not found.servers or not {*found.servers} <= {*block.servers}:
+            raise Incomplete(f"block {block.id} is not stored where it is planned now")
+
+
 def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredReplicas], due: int) -> None:
     """Write down checksums and places; a planned replica that was not stored may still turn up, so it is trash."""
-    learned, moved, left = [], [], []
+    learned, moved, left, fewer = [], [], [], []
     for position, (block, found) in enumerate(zip(plan.blocks, stored, strict=True)):
         if found.crc32c != block.crc32c:
             learned.append({"of": plan.generation, "at": position, "found": found.crc32c})
         if found.servers != block.servers:
             moved.append((position, found.servers))
             left += [(block.id, server) for server in block.servers if server not in found.servers]
+        if len(found.servers) < plan.replicas:
+            fewer.append((position, len(found.servers)))
     if learned:
         connection.execute(_LEARN_SUM, learned)
     if moved:
@@ -322,32 +395,12 @@ def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredRe
     _insert_replicas(connection, plan.generation, moved)
     rows = ({"block_id": block_id, "server": server, "stem": plan.stem, "due": due} for block_id, server in left)
     _insert(connection, trash, rows)
+    if fewer:
+        connection.execute(_FORGET_REPAIRS, {"of": plan.generation})  # noted when a data server was removed
+    of = {"generation": plan.generation, "due": 0}
+    _insert(connection, repairs, ({**of, "position": position, "remaining": count} for position, count in fewer))
 
 
-def _end_plan(connection: Connection, generation: int, due: int) -> None:
-    """Turn all replicas of a plan into trash and forget it."""
-    connection.execute(_PLAN_TO_TRASH, {"of": generation, "due": due})
-    for forget in _FORGET_PLAN:
-        connection.execute(forget, {"of": generation})
-
-
-def delete_file(connection: Connection, name: str, due: int) -> None:
-    """Delete the file and end every open plan of its name; raises NotFound if there is neither."""
-    generations = connection.execute(_GENERATIONS, {"name": name}).scalars().all()
-    if not generations:
-        raise NotFound
-    for generation in generations:
-        _end_plan(connection, generation, due)
-
-
-def rename_file(connection: Connection, name: str, new_name: str, due: int) -> None:
-    """Give a committed file another name; a committed file of that name becomes trash. Raises NotFound."""
-    generation = _committed_generation(connection, name)
-    if generation is None:
-        raise NotFound
-    if name == new_name:
-        return
-    replaced = _committed_generation(connection, new_name)
-    if replaced is not None:
-        _end_plan(connection, replaced, due)
-    connection.execute(_RENAME, {"of": generation, "to": new_name})
+def end_plan(connection: Connection, generation: int, due: int) -> None:
+    """End a plan, open or committed, if it is one: its blocks become trash at `due`; until then it can come back."""
+    connection.execute(_END, {"of": generation, "at": due})

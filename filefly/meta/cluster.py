@@ -1,37 +1,89 @@
-"""The data servers as the metadata server knows them: who they are, and questions to them."""
+"""The data servers as the metadata server knows them: who they are, how they are, and questions to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attrs import frozen
+
 from filefly.client.connection import ConnectionPool
-from filefly.client.transfer import BlockTransfer
-from filefly.errors import BadRequest, NotFound
+from filefly.client.transfer import BlockTransfer, Report
+from filefly.errors import BadRequest, NotFound, Unavailable
 from filefly.meta.catalog import Plan, PlanBlock
 from filefly.meta.inventory import DataServerRow
 from filefly.threads import InThread
-from filefly.wire.messages import Block, BlockSum, Delete, Metadata, Ping, Pong, Replica, Reply, Stat
+from filefly.wire.messages import (
+    Adopt,
+    Block,
+    BlockList,
+    BlockSum,
+    Copy,
+    Delete,
+    ListBlocks,
+    Metadata,
+    Ping,
+    Pong,
+    Quarantine,
+    Quarantined,
+    Replica,
+    Reply,
+    SetAside,
+    Stat,
+)
 
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""
 
 _TIMEOUT_SECONDS = 20.0
+_WHOLE_BLOCK_TIMEOUT_SECONDS = 120.0
+"""For what reads or writes a whole block before it is answered."""
+
+
+def _unheard(_block_id: str, _address: str) -> None:
+    """Hear of a bad replica where nobody listens."""
+
+
+@frozen
+class Condition:
+    """How a data server is: `state` is up, suspect or down; `away` says that its replicas do not count any more."""
+
+    state: str = "suspect"
+    full: bool = False
+    away: bool = False
 
 
 class Cluster:
-    """The data servers of one catalog, by key. `:PORT` in an address means this machine."""
+    """The data servers of one catalog, by key. `:PORT` in an address means this machine.
 
-    def __init__(self, reactor: Any, in_thread: InThread) -> None:
+    `report` hears of bad replicas that this process itself came across.
+    """
+
+    def __init__(self, reactor: Any, in_thread: InThread, report: Report = _unheard) -> None:
         self.servers: dict[int, DataServerRow] = {}
+        self.conditions: Mapping[int, Condition] = {}
+        """As Health sees them; who was not heard of yet is suspect."""
         self._pool = ConnectionPool(reactor, "localhost", _TIMEOUT_SECONDS)
-        self.transfer = BlockTransfer(reactor, self._pool, in_thread, concurrency=AT_ONCE)
+        self._patient_pool = ConnectionPool(reactor, "localhost", _WHOLE_BLOCK_TIMEOUT_SECONDS)
+        self.transfer = BlockTransfer(reactor, self._pool, in_thread, AT_ONCE, report)
 
     def take(self, rows: Sequence[DataServerRow]) -> None:
         """Go by these rows of the catalog from now on."""
         self.servers = {row.key: row for row in rows}
 
+    def condition(self, server: int) -> Condition:
+        """Return how a data server is."""
+        return self.conditions.get(server, Condition())
+
+    def up(self) -> list[int]:
+        """Return the data servers that answer, with the right storage."""
+        return [server for server in self.servers if self.condition(server).state == "up"]
+
     def placing(self) -> list[int]:
-        """Return the data servers that get new blocks, in a stable order."""
-        return [row.key for row in self.servers.values() if row.placing]
+        """Return the data servers that get new blocks, in a stable order: none that is down, draining or full."""
+        return [row.key for row in self.servers.values() if row.placing and not row.draining and self._takes(row.key)]
+
+    def _takes(self, server: int) -> bool:
+        condition = self.condition(server)
+        return condition.state != "down" and not condition.full
 
     def start(self) -> None:
         """Nothing to start: connections are made as they are needed."""
@@ -39,35 +91,85 @@ class Cluster:
     def stop(self) -> None:
         """Close the connections."""
         self._pool.close()
+        self._patient_pool.close()
 
     # Questions to data servers
 
-    async def ping(self, server: int) -> None:
-        """Return if the data server answers; raises Unavailable or TimedOut."""
-        await self._pool.request(self.servers[server].address, Ping(), Pong)
+    async def ping(self, server: int) -> Pong:
+        """Return who a data server is and how much room it has; raises Unavailable or TimedOut."""
+        return await self.ping_address(self._address(server))
+
+    async def ping_address(self, address: str) -> Pong:
+        """Return who is at an address."""
+        return await self._pool.request(address, Ping(identity=True), Pong)
+
+    async def adopt(self, server: int, catalog_id: str, generation: int, force: bool = False) -> None:
+        """Tell a storage whose it is, and the highest generation that was given."""
+        adopt = Adopt(self._storage_id(server), catalog_id, generation, force)
+        await self._pool.request(self._address(server), adopt, Reply)
 
     async def find(self, server: int, block_id: str, verify: bool) -> BlockSum | None:
         """Return what a data server has of a block, with `verify` its checksum too; None if it has none of it."""
+        address = self._address(server)
+        stat = Stat(block_id, verify, self.servers[server].storage_id)
         try:
-            return await self._pool.request(self.servers[server].address, Stat(block_id, verify), BlockSum)
+            return await self._patient_pool.request(address, stat, BlockSum)
         except NotFound:
             return None
 
+    async def list_blocks(self, server: int, after: str, limit: int) -> BlockList:
+        """Return a page of the blocks that a data server has."""
+        return await self._pool.request(self._address(server), ListBlocks(after, limit), BlockList)
+
     async def delete(self, server: int, block_id: str) -> None:
         """Have a data server delete a block for good."""
-        await self._pool.request(self.servers[server].address, Delete(block_id), Reply)
+        await self._pool.request(self._address(server), Delete(block_id, self._storage_id(server)), Reply)
+
+    async def set_aside(self, server: int, block_id: str) -> None:
+        """Have a data server move a block that nobody knows away."""
+        await self._pool.request(self._address(server), SetAside(block_id, self._storage_id(server)), Reply)
+
+    async def quarantine(self, server: int, block_id: str, crc32c: str) -> bool:
+        """Have a data server move a block away if it is corrupt; return whether it was."""
+        quarantine = Quarantine(block_id, crc32c, self._storage_id(server))
+        return (await self._patient_pool.request(self._address(server), quarantine, Quarantined)).quarantined
+
+    async def copy(self, block_id: str, crc32c: str, source: int, target: int) -> None:
+        """Have the data server `target` fetch a block from `source`; raises Corrupt if that has another one."""
+        copy = Copy(block_id, self._address(source), crc32c, self._storage_id(target))
+        await self._patient_pool.request(self._address(target), copy, BlockSum)
+
+    def _address(self, server: int) -> str:
+        address = self.servers[server].address if server in self.servers else None
+        if address is None:
+            raise Unavailable("the storage is seen at no address")
+        return address
+
+    def _storage_id(self, server: int) -> str:
+        storage_id = self.servers[server].storage_id
+        if storage_id is None:
+            raise Unavailable("the data server was not heard from yet")
+        return storage_id
 
     # Plans as clients are told them, and as this process reads them
 
     def key_of(self, told: str, block: PlanBlock) -> int:
         """Return which of a planned block's data servers clients are told as `told`; raises BadRequest."""
         for server in block.servers:
-            if self.servers[server].told == told:
+            if told and server in self.servers and self.servers[server].told == told:
                 return server
         raise BadRequest(f"block {block.id} is not planned for data server {told}")
 
+    def storage_ids_of(self, servers: Sequence[int]) -> dict[str, str]:
+        """Return which storages are behind the addresses that clients are told."""
+        rows = [self.servers[server] for server in servers if server in self.servers]
+        return {row.told: row.storage_id for row in rows if row.storage_id is not None}
+
     def metadata_of(self, plan: Plan, internal: bool = False) -> Metadata:
         """Return a plan as it goes over the wire, with `internal` addresses for this process's own reads."""
+        storage_ids = {}
+        if plan.explicit and not plan.committed:
+            storage_ids = self.storage_ids_of(list({server for block in plan.blocks for server in block.servers}))
         return Metadata(
             name=plan.name,
             total_size=plan.total_size,
@@ -75,13 +177,18 @@ class Cluster:
             generation=plan.generation,
             state=plan.state,
             replicas=plan.replicas,
-            blocks=[self._block(block, internal) for block in plan.blocks],
+            blocks=[self.block_of(block, plan.committed, internal) for block in plan.blocks],
             modified=plan.modified,
             attributes=plan.attributes,
+            storage_ids=storage_ids,
         )
 
-    def _block(self, block: PlanBlock, internal: bool) -> Block:
-        rows = [self.servers[server] for server in block.servers]
-        places = [Replica(row.address if internal else row.told) for row in rows]
+    def block_of(self, block: PlanBlock, committed: bool, internal: bool = False) -> Block:
+        """Return a block as it goes over the wire; a committed one's data servers that are down come last."""
+        rows = [self.servers[server] for server in block.servers if server in self.servers]
+        if committed:
+            rows.sort(key=lambda row: self.condition(row.key).state == "down")
+        addresses = [(row.address or "") if internal else row.told for row in rows]
+        places = [Replica(address) for address in addresses if address]
         first = places[0].data_server if places else ""
         return Block(id=block.id, size=block.size, data_server=first, replicas=places, crc32c=block.crc32c)

@@ -17,8 +17,10 @@ from filefly.meta.catalog import (
     committed_plan,
     open_plans,
     plan_of_generation,
+    touch_plan,
 )
 from filefly.meta.cluster import AT_ONCE, Cluster
+from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.wire.messages import CompleteFile, HandedBackPlan, StoredBlock
 from filefly.wire.names import check_file_name
@@ -48,9 +50,12 @@ def known(connection: Connection, name: str) -> Known:
 class Committer:
     """Commits plans; `now` tells the commit's time (RFC 3339), `trash_due` when what it replaces may be deleted."""
 
-    def __init__(self, transactions: Transactions, cluster: Cluster, now: Timestamp, trash_due: TrashDue) -> None:
+    def __init__(
+        self, transactions: Transactions, cluster: Cluster, time: RunningTime, now: Timestamp, trash_due: TrashDue
+    ) -> None:
         self._transactions = transactions
         self._cluster = cluster
+        self._time = time
         self._now = now
         self._trash_due = trash_due
 
@@ -62,7 +67,11 @@ class Committer:
         reported = {block.id: block for block in request.blocks}
         if unknown := reported.keys() - {block.id for block in plan.blocks}:
             raise BadRequest(f"block {min(unknown)} is not of plan {plan.generation}")
-        stored = await self._stored(plan, {block_id: block for block_id, block in reported.items() if _believed(block)})
+        try:
+            stored = await self._stored(plan, {name: block for name, block in reported.items() if _believed(block)})
+        except Incomplete:
+            await self._transactions.write(touch_plan, plan.generation, self._time.seconds())
+            raise
         return await self._commit(plan, stored, if_generation=request.if_generation)
 
     async def look_up(self, name: str) -> Plan:
@@ -76,7 +85,7 @@ class Committer:
             if found.committed is not None and plan.generation < found.committed.generation:
                 break
             try:
-                return await self._commit(plan, await self._stored(plan, {}), only_if_newer=True)
+                return await self.settle(plan)
             except FileFlyError:
                 continue  # not all there, or ended by somebody else meanwhile
         if found.committed is not None:
@@ -84,6 +93,13 @@ class Committer:
         if not implicit:
             raise NotFound
         return implicit[0]
+
+    async def settle(self, plan: Plan) -> Plan:
+        """Commit an implicit plan whose blocks are all there.
+
+        Raises Incomplete if they are not, Conflict if something newer is there, others if that cannot be said now.
+        """
+        return await self._commit(plan, await self._stored(plan, {}), only_if_newer=True)
 
     async def _named_plan(self, request: CompleteFile) -> Plan:
         """Find the plan by its generation, else by its block ids, else as the only open one of its name."""
@@ -133,6 +149,8 @@ class Committer:
     async def _look(self, plan: Plan, position: int) -> StoredReplicas:
         """Ask every planned data server for a block: each must have it, of its size, and with one checksum."""
         block = plan.blocks[position]
+        if not block.servers:
+            raise Incomplete(f"block {block.id} was planned for a data server that was removed")
         agreed = block.crc32c
         for server in block.servers:
             stored = await self._cluster.find(server, block.id, verify=True)

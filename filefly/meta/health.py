@@ -1,43 +1,84 @@
-"""Which data servers answer: each is pinged, again and again."""
+"""How the data servers are: each is pinged, again and again, and asked who it is.
 
-from typing import Any
+| state | when |
+| --- | --- |
+| up | the last ping was answered, by the right storage, within the deadline |
+| suspect | it was not, but less than `--down-after` ago one was |
+| down | for longer; or another storage than the right one answers |
+
+What the pings say of identities is reconciled once a round; see filefly.meta.identity.
+"""
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from filefly.errors import FileFlyError
-from filefly.meta.cluster import Cluster
-from filefly.wire.messages import DataServerState
+from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut
+from filefly.meta.cluster import Cluster, Condition
+from filefly.meta.identity import Identity, reconcile
+from filefly.meta.inventory import (
+    SKIPPED_GENERATIONS,
+    accept_storage,
+    catalog_row,
+    highest_generation,
+    identify,
+    named_data_server,
+    resume,
+    suspend,
+)
+from filefly.meta.running_time import RunningTime
+from filefly.meta.transactions import Transactions
+from filefly.wire.messages import Pong
 from filefly.wire.times import rfc3339
+
+T = TypeVar("T")
+
+_LONGEST_PING_SECONDS = 10.0
 
 
 @define
-class _Seen:
-    """What is known of one data server's health; times in seconds of the wall clock."""
+class Seen:
+    """What was last seen of one data server; wall clock times in seconds."""
 
+    answered: int
     last_pong: float | None = None
     last_checked: float | None = None
     error: str | None = None
+    refused: bool = False
+    pong: Pong = field(factory=Pong)
 
 
 @define(eq=False)
 class Health:
-    """Pings every data server each `interval_seconds`."""
+    """Pings every data server each `interval_seconds`, and keeps the cluster's conditions.
+
+    A data server is down after `down_after_seconds` without an answer, and after `repair_delay_seconds` without one its
+    replicas do not count any more.
+    """
 
     log = Logger()
 
     _clock: Any
+    _transactions: Transactions
     _cluster: Cluster
+    _time: RunningTime
     _interval_seconds: float
-    _seen: dict[int, _Seen] = field(factory=dict)
+    _down_after_seconds: float
+    _repair_delay_seconds: float
+    suspended: str | None = None
+    """Why nothing is deleted or expires, if so."""
+    _seen: dict[int, Seen] = field(factory=dict)
+    _told: dict[int, int] = field(factory=dict)  # the generation that each data server was told last
     _loop: LoopingCall | None = None
     _ended: Deferred[Any] | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._loop = LoopingCall(self._check_all)
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round_and_go_on()))
         self._loop.clock = self._clock
         self._ended = self._loop.start(self._interval_seconds)
 
@@ -47,33 +88,148 @@ class Health:
             self._loop.stop()
         return self._ended
 
-    def _check_all(self) -> Deferred[Any]:
-        return gatherResults([Deferred.fromCoroutine(self._check(server)) for server in self._cluster.servers])
+    def seen(self, server: int) -> Seen:
+        """Return what was last seen of a data server."""
+        if server not in self._seen:
+            self._seen[server] = Seen(answered=self._time.seconds())
+        return self._seen[server]
 
-    async def _check(self, server: int) -> None:
-        seen = self._seen.setdefault(server, _Seen())
+    async def _round_and_go_on(self) -> None:
         try:
-            await self._cluster.ping(server)
+            await self.round()
+        except Exception:  # a background loop logs and goes on
+            self.log.failure("checking the data servers failed; trying again")
+
+    async def round(self) -> None:
+        """Ping every data server and draw the conclusions."""
+        asked = [server for server, row in self._cluster.servers.items() if row.address is not None]
+        pongs: dict[int, Pong] = {}
+        await gatherResults([Deferred.fromCoroutine(self._ping(server, pongs)) for server in asked])
+        await self._reconcile({key: pong for key, pong in pongs.items() if key in self._cluster.servers})
+        self._judge()
+
+    async def _ping(self, server: int, pongs: dict[int, Pong]) -> None:
+        seen = self.seen(server)
+        try:
+            pongs[server] = await self._in_time(self._cluster.ping(server))
         except FileFlyError as error:
-            seen.error = str(error)
+            seen.error, seen.refused = str(error), False
         except Exception as error:  # a background loop logs and goes on
             self.log.failure("pinging failed; trying again")
             seen.error = str(error)
-        else:
-            seen.last_pong, seen.error = self._clock.seconds(), None
         seen.last_checked = self._clock.seconds()
 
-    def states(self) -> list[DataServerState]:
-        """Return every data server with what was last seen of it; before the first ping, it is not healthy."""
-        return [self._state(server) for server in self._cluster.servers]
+    def _in_time(self, asking: Coroutine[Any, Any, T]) -> Deferred[T]:
+        seconds = min(_LONGEST_PING_SECONDS, max(self._interval_seconds, 1.0))
 
-    def _state(self, server: int) -> DataServerState:
-        row, seen = self._cluster.servers[server], self._seen.get(server, _Seen())
-        return DataServerState(
-            address=row.address,
-            healthy=seen.last_pong is not None and seen.error is None,
-            advertised_address=row.advertised,
-            last_pong=None if seen.last_pong is None else rfc3339(seen.last_pong),
-            last_checked=None if seen.last_checked is None else rfc3339(seen.last_checked),
-            error=seen.error,
-        )
+        def fail(_result: Any, _timeout: float) -> Any:
+            raise TimedOut(f"no answer for {seconds:g} seconds")
+
+        return Deferred.fromCoroutine(asking).addTimeout(seconds, self._clock, fail)
+
+    async def _reconcile(self, pongs: dict[int, Pong]) -> None:
+        about = await self._transactions.read(catalog_row)
+        identities = {key: _identity(pong) for key, pong in pongs.items()}
+        rows = list(self._cluster.servers.values())
+        found = reconcile(rows, {key: it for key, it in identities.items() if it}, about.catalog_id)
+        if found.moved or found.new:
+            self._cluster.take(await self._transactions.write(identify, found.moved, found.new))
+            for storage, at in found.moved.items():
+                self.log.info("a storage has moved to {address}", address=self._cluster.servers[storage].address)
+                self._answered(storage, pongs[at])
+        for server in (*found.ours, *found.new):
+            self._answered(server, pongs[server])
+        for server, identity in identities.items():
+            if identity is None:
+                found.refused[server] = "does not tell who it is; is it a FileFly data server, of this version?"
+        for server, why in found.refused.items():
+            self.seen(server).error, self.seen(server).refused = why, True
+        present = [*found.ours, *found.new, *found.moved]
+        generations = [pong.generation or 0 for key, pong in pongs.items() if key not in found.refused]
+        await self._compare(max(generations, default=0), about.suspended)
+        await self._tell(present, {*found.unadopted, *found.new}, about.catalog_id)
+
+    def _answered(self, server: int, pong: Pong) -> None:
+        seen = self.seen(server)
+        seen.answered, seen.last_pong = self._time.seconds(), self._clock.seconds()
+        seen.last_checked, seen.error, seen.refused, seen.pong = seen.last_pong, None, False, pong
+
+    async def _compare(self, seen_generation: int, suspended: str | None) -> None:
+        """Suspend deletions if the data servers have seen more than the catalog knows of: it comes from a backup."""
+        highest = await self._transactions.read(highest_generation)
+        if seen_generation > highest:
+            suspended = (
+                f"the catalog is older than its data (generation {highest}, data servers have seen "
+                f"{seen_generation}): nothing is deleted or expires until filefly-client catalog accept"
+            )
+            await self._transactions.write(suspend, suspended, seen_generation + SKIPPED_GENERATIONS)
+            self.log.warn("{sentence}", sentence=suspended)
+        self.suspended = suspended
+
+    async def _tell(self, servers: list[int], unadopted: set[int], catalog_id: str) -> None:
+        """Tell data servers whose they are, and the highest generation if there is a new one."""
+        highest = await self._transactions.read(highest_generation)
+
+        async def tell(server: int) -> None:
+            try:
+                await self._in_time(self._cluster.adopt(server, catalog_id, highest))
+                self._told[server] = highest
+            except FileFlyError as error:
+                self.seen(server).error = str(error)
+
+        lagging = [server for server in servers if server in unadopted or self._told.get(server) != highest]
+        await gatherResults([Deferred.fromCoroutine(tell(server)) for server in lagging])
+
+    def _judge(self) -> None:
+        """Say of every data server how it is."""
+        now = self._time.seconds()
+        conditions = {}
+        for server, row in self._cluster.servers.items():
+            seen = self.seen(server)
+            silent = now - seen.answered
+            too_long = seen.error is not None and silent >= self._down_after_seconds
+            down = seen.refused or row.address is None or too_long
+            state = "down" if down else "suspect" if seen.error or seen.last_pong is None else "up"
+            away = state == "down" and silent >= self._repair_delay_seconds
+            conditions[server] = Condition(state, _is_full(seen.pong), away)
+        self._cluster.conditions = conditions
+
+    # What somebody who looks after the cluster decides
+
+    async def accept(self, name: str) -> None:
+        """Take the storage that is now at a data server's address for what it is; raises NotFound, Conflict."""
+        row = await self._transactions.read(named_data_server, name)
+        if row.address is None:
+            raise NotFound(f"{name} is seen at no address; name the address where it is now")
+        address = row.address
+        found = _identity(await self._cluster.ping_address(address))
+        if found is None:
+            raise Conflict(f"{address} does not tell who it is; is it a FileFly data server, of this version?")
+        self._cluster.take(await self._transactions.write(accept_storage, address, found.storage_id))
+        about = await self._transactions.read(catalog_row)
+        highest = await self._transactions.read(highest_generation)
+        [key] = [each.key for each in self._cluster.servers.values() if each.storage_id == found.storage_id]
+        await self._cluster.adopt(key, about.catalog_id, highest, force=True)
+        await self.round()
+
+    async def accept_catalog(self) -> None:
+        """Go on with a catalog that is older than its data."""
+        await self._transactions.write(resume)
+        self.suspended = None
+
+    def told_times(self, server: int) -> tuple[str | None, str | None]:
+        """Return when a data server last answered, and when it was last asked, in RFC 3339."""
+        seen = self.seen(server)
+        return _time(seen.last_pong), _time(seen.last_checked)
+
+
+def _identity(pong: Pong) -> Identity | None:
+    return None if pong.storage_id is None else Identity(pong.storage_id, pong.catalog_id, pong.generation or 0)
+
+
+def _is_full(pong: Pong) -> bool:
+    return pong.free_bytes is not None and pong.free_bytes <= (pong.reserve_bytes or 0)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(seconds)

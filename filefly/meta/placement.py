@@ -1,8 +1,11 @@
-"""How a file is cut into blocks and which data server gets which. Pure."""
+"""How a file is cut into blocks, which data server gets which, and what to repair. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from attrs import frozen
 
 from filefly.errors import BadRequest, TooLarge
+from filefly.meta.replicas import StoredBlock
 from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 
@@ -36,3 +39,91 @@ def place(block_count: int, replicas: int, servers: Sequence[int], cursor: int) 
         tuple(servers[(cursor + block + replica) % len(servers)] for replica in range(replicas))
         for block in range(block_count)
     ]
+
+
+# Repair
+
+
+@frozen
+class Servers:
+    """What data servers can be used for, by key.
+
+    `answering` ones can be read; `placing` ones get new blocks, in a stable order; replicas on `away` ones do not
+    count; `draining` ones are to have none.
+    """
+
+    answering: frozenset[int]
+    placing: tuple[int, ...]
+    away: frozenset[int]
+    draining: frozenset[int]
+
+
+@frozen
+class Settled:
+    """Nothing is to be done."""
+
+
+@frozen
+class Stuck:
+    """Something should be done, but cannot be as things are."""
+
+    why: str
+
+
+@frozen
+class CopyBlock:
+    """A copy is to be put on `target`, from the first of `sources` that has a good one."""
+
+    sources: tuple[int, ...]
+    target: int
+
+
+@frozen
+class GiveUp:
+    """The replica on `server` is to go, once the others that `keep` the block were verified."""
+
+    server: int
+    keep: tuple[int, ...]
+
+
+Step = Settled | Stuck | CopyBlock | GiveUp
+
+
+def next_step(block: StoredBlock, servers: Servers, busy: Collection[int] = ()) -> Step:
+    """Return what is to be done next about a block's replicas; `busy` data servers cannot take it now.
+
+    First as many good replicas as wanted, where possible on a data server whose own is bad; then bad replicas, those on
+    draining servers and surplus ones go, one at a time.
+    """
+    kept = [server for server in block.good if server not in servers.away and server not in servers.draining]
+    if len(kept) < block.wanted:
+        return _copy(block, servers, busy)
+    leaving = [server for server in block.servers if server in block.bad and server not in servers.away]
+    leaving += [server for server in block.good if server in servers.draining]
+    if not leaving and len(kept) > block.wanted:
+        leaving = kept[-1:]
+    if not leaving:
+        return Settled()
+    keep = tuple(server for server in kept if server != leaving[0] and server in servers.answering)
+    if len(keep) < block.wanted:
+        return Stuck("the other replicas cannot be verified: a data server does not answer")
+    return GiveUp(leaving[0], keep)
+
+
+def _copy(block: StoredBlock, servers: Servers, busy: Collection[int]) -> Step:
+    sources = tuple(server for server in block.good if server in servers.answering)
+    if not sources:
+        return Stuck("no good replica can be reached")
+    damaged = [server for server in servers.placing if server in block.bad]
+    fresh = [server for server in servers.placing if server not in block.servers]
+    targets = [server for server in (*damaged, *_rotated(fresh, block)) if server in servers.answering]
+    targets = [server for server in targets if server not in busy]
+    if not targets:
+        return Stuck("no other data server can take a copy: each has one, is down, draining or full")
+    return CopyBlock(sources, targets[0])
+
+
+def _rotated(servers: Sequence[int], block: StoredBlock) -> Sequence[int]:
+    """Spread copies over the data servers: each block prefers another one."""
+    first = (block.place.generation + block.place.position) % len(servers) if servers else 0
+    return [*servers[first:], *servers[:first]]

@@ -3,17 +3,21 @@
 | table | a row is |
 | --- | --- |
 | `catalog` | the one row of facts about the catalog itself |
-| `data_servers` | a data server that replicas are, or may be, placed on |
-| `plans` | a file's metadata: an open plan (`pending`) or what readers see (`committed`, one a name) |
+| `data_servers` | a storage that replicas are, or may be, placed on, and the address at which it was last seen |
+| `plans` | a file's metadata: an open plan (`pending`), what readers see (`committed`), or may get back (`deleted`) |
 | `blocks` | a block of a plan, in order of `position` |
-| `replicas` | where a block is planned (pending) or stored (committed); `rank` 0 is preferred |
-| `trash` | a replica that must go, until its data server has confirmed |
+| `replicas` | where a block is planned or stored; `rank` 0 is preferred; `bad`: found to be `missing` or `corrupt` |
+| `trash` | a block that must go from a data server, until that has confirmed; `aside` ones are moved away |
+| `repairs` | a block that has to be looked at: its replicas are too few, too many, or bad |
 
-`plans.generation` never repeats (AUTOINCREMENT). `stem` is set where the plan's ids have the short form and so occupy
-it. `trash.due` is in seconds of running time (`catalog.running_seconds`). Names are compared as UTF-8 bytes.
+`plans.generation` and `data_servers.key` never repeat (AUTOINCREMENT). `stem` is set where the plan's ids have the
+short form and so occupy it. Times named `due`, `touched` and `begun` are in seconds of running time
+(`catalog.running_seconds`). Names are compared as UTF-8 bytes. `data_servers.storage_id` is empty until a data server
+was first heard from, `address` while its storage is seen nowhere. `displaced` says that replicas of it were replaced
+while it was away.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sqlalchemy import (
     BigInteger,
@@ -26,11 +30,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     inspect,
     literal_column,
     select,
     update,
 )
+
+from filefly.meta import migrations
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 _Name = Text().with_variant(Text(collation="C"), "postgresql")
@@ -43,16 +50,30 @@ catalog = Table(
     Column("schema_version", Integer, nullable=False),
     Column("catalog_id", Text, nullable=False),
     Column("running_seconds", _Number, nullable=False),
+    Column("suspended", Text),
+    Column("backed_up", _Number, nullable=False, server_default="0"),
 )
 
 data_servers = Table(
     "data_servers",
     metadata,
     Column("key", Integer, primary_key=True),
-    Column("address", Text, nullable=False, unique=True),
+    Column("address", Text, unique=True),
     Column("advertised", Text),
     Column("registered", Boolean, nullable=False),
     Column("placing", Boolean, nullable=False),
+    Column("storage_id", Text, unique=True),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("displaced", Boolean, nullable=False, server_default=false()),
+    Column("scrub_begun", _Number),
+    Column("scrub_hurry", Boolean, nullable=False, server_default=false()),
+    Column("scrub_generation", _Number, nullable=False, server_default="0"),
+    Column("scrub_position", Integer, nullable=False, server_default="0"),
+    Column("scrub_checked", _Number, nullable=False, server_default="0"),
+    Column("scrub_total", _Number, nullable=False, server_default="0"),
+    Column("scrub_bad", _Number, nullable=False, server_default="0"),
+    Column("scrub_finished", Text),
+    sqlite_autoincrement=True,
 )
 
 plans = Table(
@@ -69,14 +90,21 @@ plans = Table(
     Column("stem", _Name),
     Column("if_generation", _Number),
     Column("modified", Text),
+    Column("touched", _Number, nullable=False, server_default="0"),
+    Column("resumes", _Number),
+    Column("due", _Number),
     sqlite_autoincrement=True,
 )
 
 # Literals, not parameters: SQLite uses a partial index only where it can read that the condition holds.
 COMMITTED = plans.c.state == literal_column("'committed'")
 PENDING = plans.c.state == literal_column("'pending'")
+DELETED = plans.c.state == literal_column("'deleted'")
 Index("plans_committed_name", plans.c.name, unique=True, sqlite_where=COMMITTED, postgresql_where=COMMITTED)
 Index("plans_pending_name", plans.c.name, sqlite_where=PENDING, postgresql_where=PENDING)
+Index("plans_pending_touched", plans.c.touched, sqlite_where=PENDING, postgresql_where=PENDING)
+Index("plans_deleted_name", plans.c.name, sqlite_where=DELETED, postgresql_where=DELETED)
+Index("plans_deleted_due", plans.c.due, sqlite_where=DELETED, postgresql_where=DELETED)
 _HAS_STEM = plans.c.stem.is_not(None)
 Index("plans_stem", plans.c.stem, sqlite_where=_HAS_STEM, postgresql_where=_HAS_STEM)
 
@@ -98,8 +126,10 @@ replicas = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("rank", Integer, primary_key=True, autoincrement=False),
     Column("server", Integer, ForeignKey("data_servers.key"), nullable=False),
+    Column("bad", Text),
     sqlite_with_rowid=False,
 )
+Index("replicas_server", replicas.c.server, replicas.c.generation, replicas.c.position)
 
 trash = Table(
     "trash",
@@ -109,21 +139,27 @@ trash = Table(
     Column("server", Integer, ForeignKey("data_servers.key"), nullable=False),
     Column("stem", _Name),
     Column("due", _Number, nullable=False),
+    Column("aside", Boolean, nullable=False, server_default=false()),
 )
-Index("trash_due", trash.c.due)
+Index("trash_server", trash.c.server, trash.c.due)
+Index("trash_block", trash.c.block_id)
 Index("trash_stem", trash.c.stem, sqlite_where=trash.c.stem.is_not(None), postgresql_where=trash.c.stem.is_not(None))
+
+
+repairs = Table(
+    "repairs",
+    metadata,
+    Column("generation", _Number, primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("remaining", Integer, nullable=False),
+    Column("due", _Number, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("repairs_remaining", repairs.c.remaining, repairs.c.due)
 
 
 class CatalogUnusable(Exception):
     """The catalog cannot be used."""
-
-
-def _create(connection: Connection) -> None:
-    metadata.create_all(connection)
-
-
-MIGRATIONS: Sequence[Callable[[Connection], None]] = [_create]
-"""Step N brings a catalog from schema version N to N + 1."""
 
 
 def migrate(connection: Connection, new_id: Callable[[], str]) -> None:
@@ -131,18 +167,23 @@ def migrate(connection: Connection, new_id: Callable[[], str]) -> None:
 
     Raises CatalogUnusable if a newer program has been here.
     """
-    version = 0
-    if inspect(connection).has_table(catalog.name):
-        version = connection.execute(select(catalog.c.schema_version)).scalar_one()
-    if version > len(MIGRATIONS):
+    if not inspect(connection).has_table(catalog.name):
+        metadata.create_all(connection)
+        row = {"schema_version": newest_version(), "catalog_id": new_id(), "running_seconds": 0}
+        connection.execute(catalog.insert().values(row))
+        return
+    version = connection.execute(select(catalog.c.schema_version)).scalar_one()
+    if version > newest_version():
         raise CatalogUnusable(
-            f"the catalog has schema version {version}, this program knows up to {len(MIGRATIONS)}; "
+            f"the catalog has schema version {version}, this program knows up to {newest_version()}; "
             "use the newer FileFly that made it"
         )
-    for step in MIGRATIONS[version:]:
+    for step in migrations.MIGRATIONS[version - 1 :]:
         step(connection)
-    if version == 0:
-        row = {"schema_version": len(MIGRATIONS), "catalog_id": new_id(), "running_seconds": 0}
-        connection.execute(catalog.insert().values(row))
-    elif version < len(MIGRATIONS):
-        connection.execute(update(catalog).values(schema_version=len(MIGRATIONS)))
+    if version < newest_version():
+        connection.execute(update(catalog).values(schema_version=newest_version()))
+
+
+def newest_version() -> int:
+    """Return the schema version that these tables have."""
+    return len(migrations.MIGRATIONS) + 1

@@ -5,45 +5,44 @@ from contextlib import aclosing
 
 from filefly.client.decisions import Slice, slices_of
 from filefly.daemon.payloads import send_base64, send_raw
-from filefly.errors import BadRequest, Incomplete, UnknownCommand
-from filefly.meta.catalog import delete_file, rename_file
+from filefly.errors import Incomplete, NotFound, Unavailable
+from filefly.meta.administration import Administration
+from filefly.meta.catalog import Plan
+from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer, TrashDue
-from filefly.meta.health import Health
-from filefly.meta.inventory import register_data_server
+from filefly.meta.endings import delete_file, rename_file
 from filefly.meta.listing import list_files
 from filefly.meta.planning import Planner
 from filefly.meta.transactions import Transactions
-from filefly.wire.address import check_client_address
-from filefly.wire.codec import commands_of
+from filefly.wire.codec import CommandTable, commands_of
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import (
     MAX_BLOCK_SIZE,
+    BlockReply,
     CompleteFile,
-    DataServerList,
     DeleteFile,
     FetchFile,
     FileFollows,
     FileList,
     GetMetadata,
-    ListDataServers,
     ListFiles,
     MetadataReply,
     Ping,
     Pong,
-    RegisterDataServer,
     RenameFile,
+    RenewPlan,
+    ReplaceReplica,
     Reply,
+    ReportReplica,
     Request,
     StoreFile,
 )
 from filefly.wire.names import check_file_name
 
-
-class MetadataServer:
-    """Answers for the catalog; moves a file's bytes itself only for `fetch_file`."""
-
-    commands = commands_of(
+_COMMANDS: CommandTable = {
+    **Administration.commands,
+    **commands_of(
         Ping,
         StoreFile,
         CompleteFile,
@@ -52,9 +51,17 @@ class MetadataServer:
         ListFiles,
         DeleteFile,
         RenameFile,
-        ListDataServers,
-        RegisterDataServer,
-    )
+        ReplaceReplica,
+        ReportReplica,
+        RenewPlan,
+    ),
+}
+
+
+class MetadataServer:
+    """Answers for the catalog; moves a file's bytes itself only for `fetch_file`."""
+
+    commands = _COMMANDS
     max_payload = MAX_BLOCK_SIZE  # no command here has a payload; one that is sent by mistake is skipped
 
     def __init__(
@@ -63,14 +70,16 @@ class MetadataServer:
         cluster: Cluster,
         planner: Planner,
         committer: Committer,
-        health: Health,
+        checker: Checker,
+        administration: Administration,
         trash_due: TrashDue,
     ) -> None:
         self._transactions = transactions
         self._cluster = cluster
         self._planner = planner
         self._committer = committer
-        self._health = health
+        self._checker = checker
+        self._administration = administration
         self._trash_due = trash_due
 
     async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
@@ -79,7 +88,7 @@ class MetadataServer:
             case Ping():
                 return Pong()
             case StoreFile():
-                return MetadataReply(self._cluster.metadata_of(await self._planner.plan(request)))
+                return await self._plan(request)
             case CompleteFile():
                 return MetadataReply(self._cluster.metadata_of(await self._committer.complete(request)))
             case GetMetadata():
@@ -102,28 +111,49 @@ class MetadataServer:
                 check_file_name(request.new_name)
                 await self._transactions.write(rename_file, request.file_name, request.new_name, self._trash_due())
                 return Reply()
-            case ListDataServers():
-                return DataServerList(self._health.states())
-            case RegisterDataServer():
-                return await self._register(request)
-        raise UnknownCommand
+            case ReplaceReplica():
+                return await self._replace(request)
+            case ReportReplica():
+                self._checker.hint(request.block_id, request.data_server)
+                return Reply()
+            case RenewPlan():
+                await self._planner.renew(request.generation)
+                return Reply()
+        return await self._administration.answer(request, conversation)
 
-    async def _register(self, request: RegisterDataServer) -> Reply:
-        for address in (request.data_server_addr, request.advertised_addr):
-            if address is not None:
-                try:
-                    check_client_address(address)
-                except ValueError as error:
-                    raise BadRequest(str(error)) from None
-        rows = await self._transactions.write(register_data_server, request.data_server_addr, request.advertised_addr)
-        self._cluster.take(rows)
-        return Reply()
+    async def _plan(self, request: StoreFile) -> Reply:
+        if not request.resume:
+            return MetadataReply(self._cluster.metadata_of(await self._planner.plan(request)))
+        plan, older = await self._planner.resume(request)
+        resumes = None if older is None else self._cluster.metadata_of(older)
+        return MetadataReply(self._cluster.metadata_of(plan), resumes)
+
+    async def _replace(self, request: ReplaceReplica) -> Reply:
+        due = self._trash_due()
+        block = await self._planner.replace(request.generation, request.block_id, request.data_server, due)
+        return BlockReply(self._cluster.block_of(block, committed=False), self._cluster.storage_ids_of(block.servers))
 
     async def _fetch(self, request: FetchFile, conversation: Conversation) -> None:
-        check_file_name(request.file_name)
-        plan = await self._committer.look_up(request.file_name)
+        """Send a file; one that was replaced before its first byte could be read is looked up again."""
+        plan = await self._readable(request.file_name)
+        while True:
+            try:
+                await self._send(plan, request, conversation)
+                return
+            except (NotFound, Unavailable) as error:
+                again = await self._readable(request.file_name)
+                if again.generation == plan.generation or conversation.lost is not None:
+                    raise error from None
+                plan = again
+
+    async def _readable(self, name: str) -> Plan:
+        check_file_name(name)
+        plan = await self._committer.look_up(name)
         if not plan.committed:
             raise Incomplete(f"{plan.name} is not complete: its blocks are not all stored yet")
+        return plan
+
+    async def _send(self, plan: Plan, request: FetchFile, conversation: Conversation) -> None:
         slices = slices_of(self._cluster.metadata_of(plan, internal=True), request.offset, request.length)
         head = self._cluster.metadata_of(plan)
         pieces = self._pieces(slices)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import make_url
@@ -14,17 +14,26 @@ from twisted.python.usage import UsageError
 
 from filefly.daemon.options import absolute, bind, duration, positive, size
 from filefly.daemon.protocol import ServerFactory
-from filefly.daemon.service import DaemonService, refuse
+from filefly.daemon.service import DaemonService, Part, refuse
+from filefly.meta.administration import Administration
+from filefly.meta.backup import PREFIX, Backups
+from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer
 from filefly.meta.database import Database, open_database
+from filefly.meta.fsck import Inspector
 from filefly.meta.health import Health
-from filefly.meta.inventory import running_seconds, take_data_servers
+from filefly.meta.inventory import catalog_row, take_data_servers
 from filefly.meta.planning import Planner
+from filefly.meta.repair import Repairer
+from filefly.meta.running_time import RunningTime
 from filefly.meta.schema import CatalogUnusable
+from filefly.meta.scrub import Scrubber
 from filefly.meta.server import MetadataServer
+from filefly.meta.snapshots import Snapshots, catalog_file
 from filefly.meta.transactions import Transactions
-from filefly.meta.trash import RunningTime, TrashCollector
+from filefly.meta.trash import TrashCollector
+from filefly.meta.uploading import Uploader
 from filefly.threads import WorkerPool
 from filefly.units import MIB
 from filefly.wire.address import check_client_address
@@ -39,7 +48,19 @@ META_PARAMETERS: Sequence[Sequence[Any]] = [
     ["block-size", None, DEFAULT_BLOCK_SIZE, "Size of the blocks of new files: 8, 64KiB, 8MiB; at most 64MiB.", size],
     ["replicas", None, 1, "Copies of each block, on distinct data servers, unless a client asks otherwise.", positive],
     ["trash-grace", None, 600, "How long deleted files' blocks are kept, in running time: 0, 30s, 10m.", duration],
+    ["pending-ttl", None, 86400, "Without a sign of life for so long, an upload is given up: 30m, 24h.", duration],
     ["health-interval", None, 5, "How often each data server is pinged.", duration],
+    ["down-after", None, 15, "Without an answer for so long, a data server is down.", duration],
+    ["repair-delay", None, 600, "A data server that is down for so long has its blocks copied elsewhere.", duration],
+    ["repair-rate", None, 100 * MIB, "Most bytes a second to copy for repair: 20MiB, 1GiB.", size],
+    ["scrub-period", None, 1209600, "In so long every block is re-read and checked: 36h, 14d.", duration],
+    [
+        "catalog-backup-interval",
+        None,
+        3600,
+        "How often the catalog is stored as a file, too; 0: never.",
+        duration,
+    ],
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 data.", size],
 ]
 """What every form of the metadata server takes."""
@@ -122,19 +143,56 @@ def meta_service(
     endpoint: IStreamServerEndpoint,
     options: Mapping[str, Any],
     listed: Mapping[str, str | None],
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> DaemonService:
     """Return the metadata server of an open catalog with the data servers `listed` (address to advertised address)."""
     compute = WorkerPool(reactor, "compute", 2)
     transactions = Transactions(reactor, database)
-    cluster = Cluster(reactor, compute)
-    running = RunningTime(time.monotonic, database.read(running_seconds))
-    trash = TrashCollector(reactor, transactions, cluster, running, options["trash-grace"])
-    committer = Committer(transactions, cluster, lambda: rfc3339(reactor.seconds()), trash.due)
-    planner = Planner(transactions, cluster, compute, options["block-size"], options["replicas"])
-    health = Health(reactor, cluster, options["health-interval"])
-    server = MetadataServer(transactions, cluster, planner, committer, health, trash.due)
+    cluster = Cluster(reactor, compute, lambda block_id, address: checker.hint(block_id, address))
+    running = RunningTime(monotonic, database.read(catalog_row).running_seconds)
+    health = Health(
+        reactor,
+        transactions,
+        cluster,
+        running,
+        options["health-interval"],
+        options["down-after"],
+        options["repair-delay"],
+    )
+    trash = TrashCollector(
+        reactor,
+        transactions,
+        cluster,
+        health,
+        running,
+        options["trash-grace"],
+        options["pending-ttl"],
+        lambda plan: committer.settle(plan),
+    )
+    checker = Checker(transactions, cluster)
+    repairer = Repairer(reactor, transactions, cluster, checker, running, trash.due, options["repair-rate"])
+    scrubber = Scrubber(reactor, transactions, cluster, checker, running, options["scrub-period"])
+    committer = Committer(transactions, cluster, running, lambda: rfc3339(reactor.seconds()), trash.due)
+    planner = Planner(transactions, cluster, compute, running, options["block-size"], options["replicas"])
+    backups = Backups(
+        reactor,
+        transactions,
+        cluster,
+        health,
+        Uploader(transactions, cluster, planner, committer, trash.due),
+        Snapshots(database.read(catalog_file), PREFIX),
+        WorkerPool(reactor, "backup", 2),
+        running,
+        trash.due,
+        options["catalog-backup-interval"],
+        database.read(catalog_row).backed_up,
+    )
+    inspector = Inspector(transactions, cluster, health, checker)
+    administration = Administration(transactions, cluster, health, repairer, scrubber, inspector, backups)
+    server = MetadataServer(transactions, cluster, planner, committer, checker, administration, trash.due)
     [rows] = database.write([lambda connection: take_data_servers(connection, listed)])
     cluster.take(rows)
     database.close_connections()
+    parts: list[Part] = [compute, transactions, cluster, health, checker, trash, repairer, scrubber, backups]
     factory = ServerFactory(reactor, server, options["max-line"])
-    return DaemonService(reactor, NAME, endpoint, factory, [compute, transactions, cluster, health, trash])
+    return DaemonService(reactor, NAME, endpoint, factory, parts)

@@ -1,6 +1,6 @@
-"""Deletes, late and surely, the replicas that the catalog has given up."""
+"""Ends what is over: plans without a sign of life, deleted files after their grace, and then their blocks, surely."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -9,44 +9,58 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
-from filefly.errors import FileFlyError
+from filefly.errors import Conflict, FileFlyError, Incomplete
+from filefly.meta.catalog import Plan, end_plan, touch_plan
 from filefly.meta.cluster import AT_ONCE, Cluster
-from filefly.meta.inventory import TrashRow, due_trash, forget_trash, save_running_seconds
+from filefly.meta.endings import (
+    TrashRow,
+    anything_over,
+    due_trash,
+    expire_plans,
+    forget_trash,
+    let_go,
+    silent_implicit_plans,
+)
+from filefly.meta.health import Health
+from filefly.meta.inventory import save_running_seconds
+from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 
 _ROUND_SECONDS = 1.0
 _SAVE_SECONDS = 60
 _BATCH = 1000
 _REST_SECONDS = 30
-
-
-class RunningTime:
-    """For how many seconds metadata servers have been running on a catalog: a clock that nobody can set.
-
-    It adds up differences of `monotonic` to what was `saved` in the catalog, and loses at most a minute at a crash.
-    """
-
-    def __init__(self, monotonic: Callable[[], float], saved: int) -> None:
-        self._monotonic = monotonic
-        self._origin = monotonic() - saved
-
-    def seconds(self) -> int:
-        """Return the running time, rounded down."""
-        return int(self._monotonic() - self._origin)
+_RETRY_SECONDS = 60
 
 
 class TrashCollector:
-    """Once a second deletes what is due, on each data server that answers, until each has confirmed."""
+    """Once a second deletes what is due, on each data server that is up, until each has confirmed.
+
+    `grace_seconds` is for how long deleted files can come back, `pending_ttl_seconds` after how long without a sign of
+    life an open plan ends; both in running time. An implicit plan may be complete though nobody has read it: `settle`
+    commits it if it is. While the catalog is suspended nothing ends and nothing is deleted.
+    """
 
     log = Logger()
 
     def __init__(
-        self, clock: Any, transactions: Transactions, cluster: Cluster, time: RunningTime, grace_seconds: int
+        self,
+        clock: Any,
+        transactions: Transactions,
+        cluster: Cluster,
+        health: Health,
+        time: RunningTime,
+        grace_seconds: int,
+        pending_ttl_seconds: int,
+        settle: Callable[[Plan], Coroutine[Any, Any, Plan]],
     ) -> None:
         self._transactions = transactions
         self._cluster = cluster
+        self._health = health
         self._time = time
         self._grace_seconds = grace_seconds
+        self._pending_ttl_seconds = pending_ttl_seconds
+        self._settle = settle
         self._saved = time.seconds()
         self._resting: dict[int, int] = {}  # server that failed: running time until which it is left alone
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round_and_go_on()))
@@ -54,7 +68,7 @@ class TrashCollector:
         self._ended: Deferred[Any] = Deferred()
 
     def due(self) -> int:
-        """Return when a replica that is given up now may be deleted, in running time."""
+        """Return when what is given up now may be deleted, in running time."""
         return self._time.seconds() + self._grace_seconds
 
     def start(self) -> None:
@@ -77,13 +91,36 @@ class TrashCollector:
             self.log.failure("collecting the trash failed; trying again")
 
     async def round(self) -> None:
-        """Delete what is due."""
+        """End what is over, and delete what is due."""
         now = self._time.seconds()
         if now - self._saved >= _SAVE_SECONDS:
             await self._transactions.write(save_running_seconds, now)
             self._saved = now
+        up = self._cluster.up()
+        if self._health.suspended is not None or not up:
+            return  # only a data server that was heard from can tell that the catalog is older than its data
+        silent_since = now - self._pending_ttl_seconds
+        if await self._transactions.read(anything_over, silent_since, now):
+            await self._transactions.write(expire_plans, silent_since, self.due())
+            for plan in await self._transactions.read(silent_implicit_plans, silent_since):
+                await self._settle_or_end(plan, retry=silent_since + _RETRY_SECONDS)
+            await self._transactions.write(let_go, now, _BATCH)
         self._resting = {server: until for server, until in self._resting.items() if until > now}
-        rows = await self._transactions.read(due_trash, now, list(self._resting), _BATCH)
+        await run_all((partial(self._delete_due, server, now) for server in up), len(up))
+
+    async def _settle_or_end(self, plan: Plan, retry: int) -> None:
+        try:
+            await self._settle(plan)
+        except (Incomplete, Conflict):
+            await self._transactions.write(end_plan, plan.generation, self.due())
+        except FileFlyError as error:
+            self.log.info("cannot say yet whether {name} is complete: {error}", name=plan.name, error=error)
+            await self._transactions.write(touch_plan, plan.generation, retry)
+
+    async def _delete_due(self, server: int, now: int) -> None:
+        if server in self._resting:
+            return
+        rows = await self._transactions.read(due_trash, server, now, _BATCH)
         confirmed: list[int] = []
         await run_all((partial(self._delete, row, confirmed) for row in rows), AT_ONCE)
         if confirmed:
@@ -92,8 +129,9 @@ class TrashCollector:
     async def _delete(self, row: TrashRow, confirmed: list[int]) -> None:
         if row.server in self._resting:
             return
+        get_rid = self._cluster.set_aside if row.aside else self._cluster.delete
         try:
-            await self._cluster.delete(row.server, row.block_id)
+            await get_rid(row.server, row.block_id)
         except FileFlyError as error:
             self._resting[row.server] = self._time.seconds() + _REST_SECONDS
             self.log.info("cannot delete {block_id} yet: {error}", block_id=row.block_id, error=error)

@@ -30,7 +30,8 @@ async def receive_into(
             chunks = await conversation.receive_chunks()
             if received is not None:
                 received(sum(map(len, chunks)))
-            await writing
+            earlier, writing = writing, succeed(None)
+            await earlier  # only once: a failed Deferred cannot be awaited again from within its own callback
             if conversation.payload_ended:
                 return await in_thread(finish_thd, chunks)
             writing = in_thread(write_thd, chunks)

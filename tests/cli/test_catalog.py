@@ -103,14 +103,23 @@ async def test_stat_shows_where_the_blocks_are(reactor: Any, tmp_path: Path) -> 
 
 
 @on_reactor
-async def test_servers_shows_who_answers(reactor: Any, tmp_path: Path) -> None:
-    """As a table."""
-    async with with_files(reactor, tmp_path) as shell:
-        lines = (await shell.out("servers")).splitlines()
-        assert ["address", "advertised", "state", "last answer", "last error"] == re.split(r"  +", lines[0])
-        expected = [rf"{node.address} +- +up +{TIME}" for node in shell.cluster.data]
-        for pattern, line in zip(expected, lines[1:], strict=True):
-            assert re.fullmatch(pattern, line)
+async def test_undelete_brings_a_file_back(reactor: Any, tmp_path: Path) -> None:
+    """With what is known of it; it can be read at once."""
+    async with with_files(reactor, tmp_path, "a") as shell:
+        before = await shell.out("stat", "a")
+        await shell.out("rm", "a")
+        done = await shell.run("undelete", "a")
+        assert (0, "") == (done.returncode, done.stdout)
+        assert re.fullmatch(rf"filefly-client: brought back a: 10 B, stored {TIME}\n", done.stderr)
+        assert (before, "0123456789") == (await shell.out("stat", "a"), await shell.out("cat", "a"))
+
+
+@on_reactor
+async def test_undelete_says_no(reactor: Any, tmp_path: Path) -> None:
+    """Where a file would be in the way, and where there is nothing to bring back."""
+    async with with_files(reactor, tmp_path, "a") as shell:
+        assert "a exists; rename or delete it first" == await shell.refusal("undelete", "a")
+        assert (await shell.refusal("undelete", "b")).startswith("b: nothing of this name can be brought back")
 
 
 @on_reactor

@@ -11,7 +11,10 @@ from filefly import __version__
 from filefly.cli.main import cli, main
 from filefly.errors import FileFlyError
 
-COMMANDS = ["upload", "download", "cat", "ls", "stat", "mv", "rm", "servers", "ping"]
+FILES = ["upload", "download", "cat", "ls", "stat", "mv", "rm", "undelete"]
+CLUSTER = ["servers", "ping", "drain", "undrain", "scrub", "fsck", "catalog"]
+COMMANDS = FILES + CLUSTER
+SUBCOMMANDS = ["servers add", "servers accept", "servers remove", "catalog backup", "catalog accept"]
 
 
 def asked(*arguments: str) -> Result:
@@ -23,11 +26,11 @@ def test_the_commands_are_these() -> None:
     assert sorted(COMMANDS) == sorted(cli.commands)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS + SUBCOMMANDS)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_has_help_with_an_example(command: str, option: str) -> None:
     """And exits as if all went well, which it did."""
-    result = asked(command, option)
+    result = asked(*command.split(), option)
     assert 0 == result.exit_code
     assert f"Usage: cli {command}" in result.output
     assert f"filefly-client {command}" in result.output
@@ -40,6 +43,14 @@ def test_the_program_has_help_with_an_example() -> None:
     assert 0 == result.exit_code
     assert "filefly-client upload report.pdf" in result.output
     assert all(f"\n  {command} " in result.output for command in COMMANDS)
+
+
+def test_the_program_tells_of_files_and_of_the_cluster_apart() -> None:
+    """Most people need only the first half; no sentence is cut."""
+    files, cluster = asked("--help").output.partition("\nFiles:\n")[2].split("\n\nCluster:\n")
+    for section, commands in ((files, FILES), (cluster, CLUSTER)):
+        assert commands == [line.split()[0] for line in section.splitlines() if not line.startswith("   ")]
+    assert "..." not in files + cluster
 
 
 def test_the_version_is_told() -> None:
@@ -66,6 +77,15 @@ def test_the_version_is_told() -> None:
         (["stat"], "Missing argument 'NAME'"),
         (["mv", "a"], "Missing argument 'NEW_NAME'"),
         (["rm"], "Missing argument 'NAME...'"),
+        (["undelete"], "Missing argument 'NAME'"),
+        (["drain"], "Missing argument 'ADDR'"),
+        (["undrain"], "Missing argument 'ADDR'"),
+        (["servers", "nonsense"], "No such command 'nonsense'"),
+        (["servers", "add", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
+        (["servers", "add", "x:1", "--advertised", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
+        (["servers", "remove"], "Missing argument 'ADDR'"),
+        (["servers", "remove", "x:1", "--lost"], "Say that you mean it: servers remove x:1 --lost --yes"),
+        (["catalog", "backup"], "Missing argument 'FILE'"),
         (["ping", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
         (["--metadata-addr", "nowhere", "ls"], "'nowhere' is not an address; write HOST:PORT"),
     ],
@@ -117,7 +137,8 @@ def test_help_loads_little(tmp_path: Path) -> None:
 import sys
 from click.testing import CliRunner
 from filefly.cli.main import cli
-assert CliRunner().invoke(cli, ["upload", "--help"]).exit_code == 0
+for command in cli.commands:
+    assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
 print(sorted({"twisted.internet.reactor", "rich", "sqlalchemy"}.intersection(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

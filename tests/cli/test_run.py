@@ -13,6 +13,13 @@ def test_a_command_that_went_well_is_status_0(capsys: pytest.CaptureFixture[str]
     assert ("", "") == capsys.readouterr()
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_command_may_say_what_its_status_is(status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has told why by itself."""
+    assert status == _status_of(status, "x:1")
+    assert ("", "") == capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

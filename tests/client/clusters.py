@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from filefly.client.api import Client
 from filefly.client.connection import ConnectionPool
 from filefly.client.progress import Progress
 from tests.client.faults import Proxy, proxy_of
@@ -20,9 +21,14 @@ class Heard(Progress):
         self.blocks: list[tuple[str, int, int]] = []
         self.places: list[str] = []
         self.ended: list[str] = []
+        self.there_already: list[int] = []
+        self.short: list[tuple[int, int]] = []
 
     def started(self, name: str, total_size: int) -> None:
         self.begun.append((name, total_size))
+
+    def kept(self, name: str, size: int) -> None:
+        self.there_already.append(size)
 
     def moved(self, name: str, size: int) -> None:
         self.bytes_moved += size
@@ -30,6 +36,9 @@ class Heard(Progress):
     def block_done(self, name: str, block_id: str, size: int, server: str, done: int, total: int) -> None:
         self.blocks.append((block_id, done, total))
         self.places.append(server)
+
+    def short_of_copies(self, name: str, blocks: int, total: int) -> None:
+        self.short.append((blocks, total))
 
     def finished(self, name: str) -> None:
         self.ended.append(name)
@@ -58,3 +67,14 @@ async def proxied(
                 addresses = {"data_server_addr": node.address, "advertised_addr": proxy.address}
                 assert {"status": "ok"} == await caller.ask(command="register_data_server", **addresses)
         yield cluster, proxies
+
+
+@asynccontextmanager
+async def with_file(
+    reactor: Any, folder: Path, data: bytes, data_servers: int = 2, replicas: int = 1, **options: Any
+) -> AsyncIterator[tuple[RunningCluster, Client]]:
+    """Run a cluster that has the file `a`, and a client of it."""
+    async with running(reactor, folder, data_servers, **options) as cluster:
+        client = cluster.client()
+        await client.upload("a", data, replicas=replicas)
+        yield cluster, client

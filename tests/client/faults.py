@@ -72,6 +72,20 @@ def replace(old: bytes, new: bytes) -> Mangle:
     return lambda data, _at: data.replace(old, new)
 
 
+OF_A_READ: dict[str, Mangle] = {
+    "garbage": say_instead(b"garbage\n"),
+    "not found": say_instead(b'{"status":"error","error":"block not found","code":"not_found"}\n'),
+    "hung up": cut_after(0),
+    "cut in the line": cut_after(10),
+    "cut in the bytes": cut_after(60_000),
+    "bit flipped": flip_every_bulk,
+    "too long": replace(b'"size":70000', b'"size":70001'),
+    "too short": replace(b'"size":70000', b'"size":69999'),
+    "huge": replace(b'"size":70000', b'"size":9007199254740991'),
+}
+"""What may happen to a read of a block of 70,000 bytes."""
+
+
 class _ToServer(Protocol):
     """The proxy's connection to the real server."""
 

@@ -94,17 +94,3 @@ async def test_a_commit_whose_answer_is_lost_may_be_asked_about(reactor: Any, tm
             assert DATA[::-1] == await client.read("a")
         finally:
             client.close()
-
-
-# Progress
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
-@on_reactor
-async def test_every_replica_counts_as_progress(reactor: Any, tmp_path: Path, replicas: int) -> None:
-    """Every byte of every replica moves; a block is done when all of its replicas are."""
-    async with running(reactor, tmp_path) as cluster:
-        heard = Heard()
-        await cluster.client(concurrency=1).upload("a", DATA, replicas=replicas, progress=heard)
-        assert [("a-0", 1, 4), ("a-1", 2, 4), ("a-2", 3, 4), ("a-3", 4, 4)] == heard.blocks
-        assert 26 * replicas == heard.bytes_moved

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from filefly.client.connection import MAX_REPLY_LINE, ConnectionPool, ServerConnection
+from filefly.client.errors import Silent, Unreachable
 from filefly.errors import BadRequest, NotFound, TimedOut, Unavailable
 from filefly.wire.messages import BlockSum, BytesFollow, Ping, Pong, Retrieve, Stat
 from tests.client.clusters import pooling
@@ -223,8 +227,21 @@ async def test_nobody_there_is_unavailable(reactor: Any, tmp_path: Path) -> None
     """The sentence names the address."""
     async with serving(reactor, tmp_path) as node, pooling(reactor) as pool:
         await node.stop()
-        with pytest.raises(Unavailable, match=rf"^cannot reach {node.address}: .*refused"):
+        with pytest.raises(Unreachable, match=rf"^cannot reach {node.address}: .*refused"):
             await pool.request(node.address, Ping(), Pong)
+
+
+def test_a_machine_that_does_not_answer_is_told_apart() -> None:
+    """After ten seconds, which nobody should have to wait again."""
+    reactor = MemoryReactorClock()
+    pool = ConnectionPool(reactor, "localhost")
+    asked = Deferred.fromCoroutine(pool.request("127.0.0.1:1", Ping(), Pong))
+    [(_host, _port, factory, timeout, _bind)] = reactor.tcpClients
+    assert 10 == timeout
+    connector: Any = None
+    factory.clientConnectionFailed(connector, Failure(ConnectTimeout()))
+    with pytest.raises(Silent, match=r"^cannot reach 127\.0\.0\.1:1: "):
+        now(asked)
 
 
 @on_reactor

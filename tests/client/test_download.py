@@ -1,44 +1,21 @@
 import os
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IConsumer
-from zope.interface import implementer
 
 from filefly.client.api import Client
-from filefly.errors import BadRange, Corrupt, FileFlyError, Incomplete, NotFound, Unavailable
-from tests.client.clusters import Heard, proxied
-from tests.client.faults import (
-    Mangle,
-    Proxy,
-    cut_after,
-    flip_bit_of,
-    flip_every_bulk,
-    replace,
-    say_instead,
-    say_nothing,
-)
-from tests.meta.running import RunningCluster, plan_of, running
+from filefly.errors import Corrupt, FileFlyError, Incomplete, NotFound, Unavailable
+from tests.client.clusters import Heard, proxied, with_file
+from tests.client.faults import OF_A_READ, Proxy, cut_after, flip_bit_of, say_nothing
+from tests.meta.running import plan_of, running
 from tests.on_reactor import next_turn, on_reactor
 from tests.peer import HeldThreads
 
 DATA = b"0123456789abcdefghijklmnop"
 NEW = b"something else altogether"
-
-
-@asynccontextmanager
-async def with_file(
-    reactor: Any, folder: Path, data: bytes = DATA, data_servers: int = 2, replicas: int = 1, **options: Any
-) -> AsyncIterator[tuple[RunningCluster, Client]]:
-    """Run a cluster that has the file `a`."""
-    async with running(reactor, folder, data_servers, **options) as cluster:
-        client = cluster.client()
-        await client.upload("a", data, replicas=replicas)
-        yield cluster, client
 
 
 def parts(folder: Path) -> list[str]:
@@ -94,7 +71,7 @@ async def test_a_file_gets_its_time_and_mode_back(reactor: Any, tmp_path: Path, 
 async def test_a_download_replaces_what_was_there(reactor: Any, tmp_path: Path, target: Path) -> None:
     """When it is complete, and not before."""
     target.write_bytes(b"old")
-    async with with_file(reactor, tmp_path) as (_cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (_cluster, client):
         await client.download("a", target)
         assert DATA == target.read_bytes()
 
@@ -102,7 +79,7 @@ async def test_a_download_replaces_what_was_there(reactor: Any, tmp_path: Path, 
 @on_reactor
 async def test_a_download_tells_of_its_progress(reactor: Any, tmp_path: Path, target: Path) -> None:
     """Every byte, every block and where it came from."""
-    async with with_file(reactor, tmp_path) as (cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (cluster, client):
         heard = Heard()
         await client.download("a", target, progress=heard)
         assert ([("a", 26)], 26, ["a"]) == (heard.begun, heard.bytes_moved, heard.ended)
@@ -133,7 +110,7 @@ async def test_a_plan_cannot_be_downloaded(reactor: Any, tmp_path: Path, target:
 @on_reactor
 async def test_a_missing_folder_is_told(reactor: Any, tmp_path: Path, target: Path) -> None:
     """It is not created here."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (_cluster, client):
         with pytest.raises(NotFound, match=r"/here/no does not exist; create it first$"):
             await client.download("a", target.parent / "no" / "copy")
 
@@ -148,7 +125,7 @@ async def test_a_damaged_block_is_never_written(
 ) -> None:
     """Without another replica there is no file; what was there before stays."""
     target.write_bytes(b"old")
-    async with with_file(reactor, tmp_path) as (cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (cluster, client):
         [node] = [node for node in cluster.data if "a-2" in node.block_ids()]
         data = damage(node.block("a-2").read_bytes())
         if data is None:
@@ -163,20 +140,7 @@ async def test_a_damaged_block_is_never_written(
         assert ["copy"] == parts(target.parent)
 
 
-FAULTS: dict[str, Mangle] = {
-    "garbage": say_instead(b"garbage\n"),
-    "not found": say_instead(b'{"status":"error","error":"block not found","code":"not_found"}\n'),
-    "hung up": cut_after(0),
-    "cut in the line": cut_after(10),
-    "cut in the bytes": cut_after(60_000),
-    "bit flipped": flip_every_bulk,
-    "too long": replace(b'"size":70000', b'"size":70001'),
-    "too short": replace(b'"size":70000', b'"size":69999'),
-    "huge": replace(b'"size":70000', b'"size":9007199254740991'),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", OF_A_READ)
 @on_reactor
 async def test_another_replica_stands_in(reactor: Any, tmp_path: Path, target: Path, fault: str) -> None:
     """Whatever a data server, or what is between, does to a block; progress adds up."""
@@ -184,7 +148,7 @@ async def test_another_replica_stands_in(reactor: Any, tmp_path: Path, target: P
     async with proxied(reactor, tmp_path, 2, block_size=70_000, replicas=2) as (cluster, proxies):
         heard = Heard()
         await cluster.client().upload("a", data)
-        proxies[0].always = FAULTS[fault]
+        proxies[0].always = OF_A_READ[fault]
         await cluster.client(concurrency=1).download("a", target, progress=heard)
         assert data == target.read_bytes()
         assert 210_000 == heard.bytes_moved
@@ -202,7 +166,7 @@ async def test_without_a_good_replica_there_is_an_error(
         heard = Heard()
         await cluster.client().upload("a", data)
         for proxy in proxies:
-            proxy.always = FAULTS[fault]
+            proxy.always = OF_A_READ[fault]
         with pytest.raises(kind) as caught:
             await cluster.client().download("a", target, progress=heard)
         assert all(f"{proxy.address}: " in str(caught.value) for proxy in proxies)
@@ -327,7 +291,7 @@ async def test_a_cancelled_download_leaves_nothing(reactor: Any, tmp_path: Path,
 @on_reactor
 async def test_a_download_may_be_cancelled_at_any_time(reactor: Any, tmp_path: Path, target: Path) -> None:
     """In each turn of the reactor: there is the whole file or none."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (_cluster, client):
         for turns in range(0, 36, 2):
             target.unlink(missing_ok=True)
             downloading = client.download("a", target)
@@ -343,7 +307,7 @@ async def test_a_download_may_be_cancelled_at_any_time(reactor: Any, tmp_path: P
 @on_reactor
 async def test_a_download_may_be_cancelled_before_its_file_is_open(reactor: Any, tmp_path: Path, target: Path) -> None:
     """A thread that cannot be stopped creates nothing afterwards."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
+    async with with_file(reactor, tmp_path, DATA) as (_cluster, client):
         threads: Any = HeldThreads()
         real, client.in_thread = client.in_thread, threads
         try:
@@ -359,164 +323,3 @@ async def test_a_download_may_be_cancelled_before_its_file_is_open(reactor: Any,
             assert [] == parts(target.parent)
         finally:
             client.in_thread = real
-
-
-# Ranges and streams
-
-
-@on_reactor
-async def test_every_range_is_read(reactor: Any, tmp_path: Path) -> None:
-    """Any offset and length, within blocks and across them, clipped at the end."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
-        for offset in range(27):
-            for length in (None, 0, 1, 6, 7, 8, 13, 40):
-                assert DATA[offset:][:length] == await client.read("a", offset, length)
-
-
-@on_reactor
-async def test_a_range_beyond_the_end_is_refused(reactor: Any, tmp_path: Path) -> None:
-    """At once."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
-        with pytest.raises(BadRange, match=r"^offset 27 is beyond the file's 26 bytes$"):
-            await client.read("a", 27)
-
-
-@on_reactor
-async def test_a_stream_is_in_order(reactor: Any, tmp_path: Path) -> None:
-    """Though its blocks come as they like."""
-    data = os.urandom(700)
-    async with with_file(reactor, tmp_path, data) as (_cluster, client):
-        chunks = []
-        async with aclosing(client.stream("a")) as stream:
-            async for chunk in stream:
-                chunks.append(chunk)
-        assert data == b"".join(chunks)
-        assert len(chunks) > 50
-
-
-@on_reactor
-async def test_a_stream_reads_ahead_within_bounds(reactor: Any, tmp_path: Path) -> None:
-    """No more blocks wait for a slow reader than the concurrency allows."""
-    data = os.urandom(210_000)
-    async with proxied(reactor, tmp_path, block_size=10_000) as (cluster, [proxy]):
-        passed: list[int] = []
-
-        def count(data: bytes, _at: int) -> bytes:
-            passed.append(len(data))
-            return data
-
-        await cluster.client().upload("a", data)
-        proxy.always = count
-        async with aclosing(cluster.client(concurrency=2).stream("a")) as stream:
-            await anext(stream)
-            for _ in range(200):
-                await next_turn()
-            assert sum(passed) < 3 * 10_500
-
-
-@on_reactor
-async def test_a_stream_may_be_left(reactor: Any, tmp_path: Path) -> None:
-    """What was read ahead is given up; the client goes on."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
-        for _ in range(3):
-            async with aclosing(client.stream("a")) as stream:
-                assert DATA.startswith(await anext(stream))
-        assert DATA == await client.read("a")
-
-
-@on_reactor
-async def test_a_stream_never_yields_wrong_bytes(reactor: Any, tmp_path: Path) -> None:
-    """It ends with an error where the damage begins."""
-    async with with_file(reactor, tmp_path) as (cluster, client):
-        [node] = [node for node in cluster.data if "a-2" in node.block_ids()]
-        node.put("a-2", b"WRONG!!")
-        received = b""
-        with pytest.raises(Corrupt):  # noqa: PT012
-            async with aclosing(client.stream("a")) as stream:
-                async for chunk in stream:
-                    received += chunk
-        assert DATA[:14] == received
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@on_reactor
-async def test_a_stream_goes_on_with_another_replica(reactor: Any, tmp_path: Path, fault: str) -> None:
-    """Ranges of blocks are verified, too."""
-    data = os.urandom(210_000)
-    async with proxied(reactor, tmp_path, 2, block_size=70_000, replicas=2) as (cluster, proxies):
-        await cluster.client().upload("a", data)
-        proxies[0].always = FAULTS[fault]
-        client = cluster.client(concurrency=2)
-        assert data == await client.read("a")
-        assert data[5:190_000] == await client.read("a", 5, 189_995)
-
-
-@on_reactor
-async def test_a_cancelled_read_leaves_nothing(reactor: Any, tmp_path: Path) -> None:
-    """No connection that waits for bytes which nobody wants."""
-    async with proxied(reactor, tmp_path) as (cluster, [proxy]):
-        await cluster.client().upload("a", DATA)
-        idle = len(proxy.open)
-        proxy.always = say_nothing
-        reading = cluster.client(concurrency=2).read("a")
-        while len(proxy.open) < idle + 2:
-            await next_turn()
-        reading.cancel()
-        with pytest.raises(CancelledError):
-            await reading
-        while len(proxy.open) > idle:
-            await next_turn()
-
-
-@implementer(IConsumer)
-class Consumer:
-    """Takes one chunk at a time."""
-
-    def __init__(self) -> None:
-        self.taken: list[bytes] = []
-        self.producer: Any = None
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802 - Twisted's name
-        assert streaming
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:  # noqa: N802 - Twisted's name
-        self.producer = None
-
-    def write(self, data: bytes) -> None:
-        self.taken.append(data)
-        self.producer.pauseProducing()
-
-
-@on_reactor
-async def test_a_consumer_sets_the_pace(reactor: Any, tmp_path: Path) -> None:
-    """Nothing is written while it is full."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
-        consumer = Consumer()
-        writing = client.download_to("a", consumer, 3)
-        while not consumer.taken:
-            await next_turn()
-        for _ in range(20):
-            await next_turn()
-        assert 1 == len(consumer.taken)
-        while not writing.called:
-            if consumer.producer is not None:
-                consumer.producer.resumeProducing()
-            await next_turn()
-        await writing
-        assert DATA[3:] == b"".join(consumer.taken)
-        assert consumer.producer is None
-
-
-@on_reactor
-async def test_a_consumer_that_waits_can_be_left(reactor: Any, tmp_path: Path) -> None:
-    """It is not left with a producer."""
-    async with with_file(reactor, tmp_path) as (_cluster, client):
-        consumer = Consumer()
-        writing = client.download_to("a", consumer)
-        while not consumer.taken:
-            await next_turn()
-        writing.cancel()
-        with pytest.raises(CancelledError):
-            await writing
-        assert consumer.producer is None

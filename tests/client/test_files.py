@@ -1,25 +1,26 @@
 import io
 import os
-import stat
 import threading
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filefly.client.errors import SourceChanged
 from filefly.client.files import (
     BytesSource,
-    Download,
     FileObjectSource,
     PathSource,
     Source,
-    SourceChanged,
     attributes_of,
     mode_of,
     mtime_ns_of,
+    sum_of,
 )
 from filefly.errors import FileFlyError, NotFound
+from filefly.wire.codec import crc32c_hex
 
 DATA = b"0123456789"
 
@@ -146,97 +147,14 @@ def test_a_file_object_is_read_by_many_threads() -> None:
     assert [] == wrong
 
 
-# Download
+# Sums
 
 
-def begun(path: Path) -> Download:
-    download = Download(path)
-    download.open()
-    return download
-
-
-def test_a_download_appears_when_it_is_finished(tmp_path: Path) -> None:
-    """Under a temporary name until then."""
-    download = begun(tmp_path / "file")
-    download.write(3, [b"34", b"", b"56789"])
-    download.write(0, [b"012"])
-    assert not (tmp_path / "file").exists()
-    download.finish({})
-    download.abort()
-    assert ["file"] == os.listdir(tmp_path)
-    assert DATA == (tmp_path / "file").read_bytes()
-
-
-def test_a_download_that_is_given_up_leaves_nothing(path: Path) -> None:
-    """And what was there before stays."""
-    download = begun(path)
-    download.write(0, [b"other"])
-    download.abort()
-    download.abort()
-    assert ["file"] == os.listdir(path.parent)
-    assert DATA == path.read_bytes()
-
-
-def test_a_download_replaces(path: Path) -> None:
-    """Whole, with its own mode and time."""
-    download = begun(path)
-    download.write(0, [b"new"])
-    download.finish({"mtime": "2023-11-14T22:13:20.123456789Z", "mode": "0600"})
-    assert b"new" == path.read_bytes()
-    assert (0o600, 1_700_000_000_123_456_789) == (stat.S_IMODE(path.stat().st_mode), path.stat().st_mtime_ns)
-
-
-def test_a_download_that_is_over_is_not_written(tmp_path: Path) -> None:
-    """A thread may come too late."""
-    download = begun(tmp_path / "file")
-    download.abort()
-    for late in (lambda: download.write(0, [b"x"]), lambda: download.finish({})):
-        with pytest.raises(FileFlyError, match=r"^the download was given up$"):
-            late()
-    assert [] == os.listdir(tmp_path)
-
-
-def test_a_download_that_was_given_up_is_not_opened(tmp_path: Path) -> None:
-    """A thread may come too late for this, too."""
-    download = Download(tmp_path / "file")
-    download.abort()
-    download.open()
-    assert [] == os.listdir(tmp_path)
-
-
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
-    """By its name, and what to do."""
-    with pytest.raises(NotFound, match=rf"^the folder {tmp_path}/missing does not exist; create it first$"):
-        begun(tmp_path / "missing" / "file")
-
-
-def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
-    """The temporary file is taken away again."""
-    (tmp_path / "folder").mkdir()
-    download = begun(tmp_path / "folder")
-    with pytest.raises(FileFlyError, match=rf"^cannot write {tmp_path}/folder: Is a directory$"):
-        download.finish({})
-    download.abort()
-    assert ["folder"] == os.listdir(tmp_path)
-
-
-def test_two_downloads_to_one_path_do_not_meet(tmp_path: Path) -> None:
-    """The last one to finish stays, whole."""
-    one, two = (begun(tmp_path / "file") for _ in range(2))
-    one.write(0, [b"one"])
-    two.write(0, [b"two!"])
-    two.finish({})
-    one.finish({})
-    assert b"one" == (tmp_path / "file").read_bytes()
-    assert ["file"] == os.listdir(tmp_path)
-
-
-def test_many_small_chunks_are_written(tmp_path: Path) -> None:
-    """More than one call of the system takes."""
-    download = begun(tmp_path / "file")
-    download.write(0, [b"%d" % (number % 10) for number in range(5000)])
-    download.finish({})
-    assert b"0123456789" * 500 == (tmp_path / "file").read_bytes()
+@pytest.mark.parametrize(("offset", "size"), [(0, 10), (3, 4), (10, 0), (0, 3 * 2**20 + 5)])
+def test_a_sum_is_that_of_the_bytes(offset: int, size: int) -> None:
+    """Whatever the pieces in which they are read."""
+    content = os.urandom(10 if size < 100 else 4 * 2**20)
+    assert crc32c_hex(crc32c(content[offset : offset + size])) == sum_of(BytesSource(content).read, offset, size)
 
 
 # Attributes

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from filefly.client.decisions import RETRY_DELAYS_SECONDS, slices_of
+from filefly.client.decisions import slices_of
 from filefly.client.transfer import BlockTransfer, run_all
 from filefly.errors import Corrupt, DiskFull, Unavailable
 from filefly.wire.messages import Block, Metadata, Replica
@@ -82,74 +82,6 @@ def test_cancelling_ends_all_jobs() -> None:
     with pytest.raises(CancelledError):
         now(running)
     assert ([0, 1], [0, 1]) == (jobs.begun, jobs.cancelled)
-
-
-# Retries
-
-
-class Tries:
-    """Something that fails in given ways before it goes well."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.clock = Clock()
-        self._errors = list(errors)
-        self.times: list[float] = []
-
-    async def __call__(self) -> str:
-        self.times.append(self.clock.seconds())
-        if self._errors:
-            raise self._errors.pop(0)
-        return "done"
-
-    def run(self) -> Deferred[str]:
-        nothing: Any = None
-        transfer = BlockTransfer(self.clock, nothing, nothing, 1)
-        return Deferred.fromCoroutine(transfer._with_retries(self))
-
-
-@pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filefly.client.transfer.RETRY_DELAYS_SECONDS", RETRY_DELAYS_SECONDS)
-
-
-@pytest.mark.usefixtures("waiting")
-def test_a_retry_waits_a_little_and_then_longer() -> None:
-    """It goes well the third time."""
-    tries = Tries(Unavailable("x"), Corrupt("y"))
-    trying = tries.run()
-    tries.clock.pump([0.1] * 13)
-    assert "done" == now(trying)
-    assert pytest.approx([0, 0.2, 1.2]) == tries.times
-
-
-@pytest.mark.usefixtures("waiting")
-def test_the_last_error_is_raised() -> None:
-    """After three tries."""
-    tries = Tries(Unavailable("1"), Unavailable("2"), Unavailable("3"))
-    trying = tries.run()
-    tries.clock.pump([0.1] * 13)
-    with pytest.raises(Unavailable, match=r"^3$"):
-        now(trying)
-
-
-@pytest.mark.usefixtures("waiting")
-def test_what_will_not_pass_is_not_tried_again() -> None:
-    """At once it is an error."""
-    tries = Tries(DiskFull("full"))
-    with pytest.raises(DiskFull):
-        now(tries.run())
-    assert [0] == tries.times
-
-
-@pytest.mark.usefixtures("waiting")
-def test_a_retry_that_waits_can_be_cancelled() -> None:
-    """It leaves no timer."""
-    tries = Tries(Unavailable("1"))
-    trying = tries.run()
-    trying.cancel()
-    with pytest.raises(CancelledError):
-        now(trying)
-    assert [] == tries.clock.getDelayedCalls()
 
 
 # Pieces: what the metadata server sends on as it comes
@@ -252,13 +184,37 @@ async def test_a_range_without_a_checksum_is_not_trusted(reactor: Any, tmp_path:
 
 @on_reactor
 async def test_all_replicas_are_named_where_none_has_the_block(reactor: Any, tmp_path: Path) -> None:
-    """With what each of them said."""
+    """With what each of them said; only one that is really bad is reported."""
     async with serving(reactor, tmp_path) as node, pooling(reactor) as pool:
         node.block("a-0").unlink()
         async with proxy_of(reactor, node.port) as one, proxy_of(reactor, node.port) as other:
             other.always = say_instead(b"garbage\n")
-            transfer = BlockTransfer(reactor, pool, inline, 1)
+            reported: list[tuple[str, str]] = []
+            transfer = BlockTransfer(reactor, pool, inline, 1, lambda *bad: reported.append(bad))
             [part] = slices_of(file_at(DATA, one.address, other.address))
             with pytest.raises(Unavailable) as caught:
                 await anext(transfer.pieces(part))
             assert f"{one.address}: block not found; {other.address}: the server's reply" in str(caught.value)
+            assert [("a-0", one.address)] == reported
+
+
+# Data servers that do not answer
+
+
+@on_reactor
+async def test_who_did_not_answer_is_asked_last_for_a_while(reactor: Any, tmp_path: Path) -> None:
+    """The next blocks do not wait for it; after a minute it gets another chance."""
+    async with serving(reactor, tmp_path) as node, pooling(reactor) as pool, two_ways(reactor, node) as (hung, good):
+        clock, asked = Clock(), []
+
+        def say_too_late(_data: bytes, _at: int) -> bytes:
+            asked.append(clock.seconds())
+            return b'{"status":"error","error":"no answer","code":"timeout"}\n'
+
+        hung.always = say_too_late
+        transfer = BlockTransfer(clock, pool, inline, 1)
+        [part] = slices_of(file_at(DATA, hung.address, good.address), 0, 10)
+        for seconds in (0, 1, 58, 2, 1):
+            clock.advance(seconds)
+            assert [DATA[:10]] == await transfer.read(part)
+        assert [0, 61] == asked

@@ -72,7 +72,7 @@ def new_server(folder: Path) -> Iterator[Callable[..., Server]]:
     def make(in_thread: InThread = inline, max_line: int = DEFAULT_MAX_LINE, max_block_size: int = 64 * MIB) -> Server:
         store = open_store(folder, max_block_size=max_block_size)
         stores.append(store)
-        return Server(DataServer(store, in_thread), max_line)
+        return Server(DataServer(store, in_thread, Clock()), max_line)
 
     yield make
     for store in stores:

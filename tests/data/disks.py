@@ -29,6 +29,8 @@ class WatchedDisk(QuickDisk):
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
+        self.free: int | None = None
+        """How many bytes are said to be free, if not what is true."""
 
     def fail(self, operation: str, error: int) -> None:
         """Let `operation` fail from now on."""
@@ -44,6 +46,9 @@ class WatchedDisk(QuickDisk):
 
     def _note(self, operation: str) -> None:
         self.calls.append(operation)
+        self._do_before(operation)
+
+    def _do_before(self, operation: str) -> None:
         if operation in self.before:
             self.before[operation]()
 
@@ -78,9 +83,30 @@ class WatchedDisk(QuickDisk):
         self._note("rename")
         super().rename(source, target)
 
+    def link(self, source: bytes, target: bytes) -> None:
+        self._note("link")
+        super().link(source, target)
+
+    def mkdir(self, path: bytes) -> None:
+        self._note("mkdir")
+        super().mkdir(path)
+
     def unlink(self, path: bytes) -> None:
         self._note("unlink")
         super().unlink(path)
+
+    def drop_cached(self, descriptor: int) -> None:
+        self._note("drop_cached")
+        super().drop_cached(descriptor)
+
+    def stat(self, path: bytes) -> os.stat_result:
+        self._do_before("stat")
+        return super().stat(path)
+
+    def space(self, path: bytes) -> tuple[int, int]:
+        self._do_before("space")
+        free, total = super().space(path)
+        return free if self.free is None else self.free, total
 
     def fsync_directory(self, path: bytes) -> None:
         self._note("fsync_directory")
@@ -91,6 +117,8 @@ def take(folder: Path, disk: Disk | None = None) -> Storage:
     return open_storage(folder, lambda: f"id of {folder.name}", disk or QuickDisk())
 
 
-def open_store(folder: Path, disk: Disk | None = None, max_block_size: int = MAX_BLOCK_SIZE) -> BlockStore:
+def open_store(
+    folder: Path, disk: Disk | None = None, max_block_size: int = MAX_BLOCK_SIZE, reserve_bytes: int = 0
+) -> BlockStore:
     """Open `folder` as a block store; faults of `disk` may be there from the start."""
-    return BlockStore(take(folder), disk or QuickDisk(), max_block_size)
+    return BlockStore(take(folder), disk or QuickDisk(), max_block_size, reserve_bytes)

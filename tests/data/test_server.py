@@ -1,77 +1,22 @@
+import errno
 import os
-import threading
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crc32c import crc32c
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.error import ConnectionRefusedError as Refused
-from twisted.internet.task import Clock
 
 from filefly import __version__
-from filefly.daemon.protocol import ServerFactory
-from filefly.daemon.service import STOP_DEADLINE_SECONDS, DaemonService
-from filefly.data.blocks import BlockStore
-from filefly.data.disk import Disk
-from filefly.data.server import DataServer
+from filefly.daemon.service import STOP_DEADLINE_SECONDS
 from filefly.data.tap import data_service
-from filefly.threads import WorkerPool
 from filefly.wire.address import listening_endpoint
-from tests.caller import Caller, calling
+from tests.caller import calling
 from tests.data.disks import QuickDisk, WatchedDisk, take
+from tests.data.running import DIGITS, MIB, HeldDisk, asking, error, running, sum_of
 from tests.on_reactor import next_turn, on_reactor
-
-MIB = 1024 * 1024
-DIGITS = b"0123456789"
-
-
-def sum_of(data: bytes) -> str:
-    return f"{crc32c(data):08x}"
-
-
-def error(sentence: str, code: str) -> dict[str, str]:
-    return {"status": "error", "error": sentence, "code": code}
-
-
-class Running:
-    """A data server with its own disk threads, on a port of this machine."""
-
-    def __init__(self, reactor: Any, folder: Path, disk: Disk) -> None:
-        self.clock = Clock()
-        self.folder = folder
-        self.storage = take(folder)
-        pool = WorkerPool(reactor, "disk", 4)
-        self.factory = ServerFactory(self.clock, DataServer(BlockStore(self.storage, disk), pool))
-        endpoint = listening_endpoint(reactor, "127.0.0.1:0")
-        self.service = DaemonService(self.clock, "filefly-test", endpoint, self.factory, [pool])
-        self.service.startService()
-        port: Any = self.service._port
-        self.port: int = port.getHost().port
-
-    def put(self, block_id: str, data: bytes) -> None:
-        (self.folder / block_id).write_bytes(data)
-
-
-@asynccontextmanager
-async def running(reactor: Any, folder: Path, disk: Disk | None = None) -> AsyncIterator[Running]:
-    server = Running(reactor, folder, disk or QuickDisk())
-    try:
-        yield server
-    finally:
-        if server.service.running:
-            await server.service.stopService()
-        server.storage.release()
-
-
-@asynccontextmanager
-async def asking(reactor: Any, folder: Path, disk: Disk | None = None) -> AsyncIterator[tuple[Running, Caller]]:
-    async with running(reactor, folder, disk) as server, calling(reactor, server.port) as caller:
-        yield server, caller
 
 
 @on_reactor
@@ -217,7 +162,7 @@ async def test_a_large_block_is_closed_after_it_was_sent(reactor: Any, tmp_path:
         await caller.ask(command="retrieve", block_id="a-0", raw=raw)
         if raw:
             await caller.hear_bytes(3 * MIB)
-        await caller.ask(command="ping")
+        await caller.ask(command="nothing")  # the requests of one connection are answered one after another
         assert ["open", "close"] == [call for call in disk.calls if call != "read"]
 
 
@@ -313,22 +258,6 @@ async def test_many_connections_are_served_at_once(reactor: Any, tmp_path: Path)
         assert [True] * 30 == await gatherResults(callers)
 
 
-class HeldDisk(WatchedDisk):
-    """Waits in one operation until the test lets it go on."""
-
-    def __init__(self, reactor: Any, operation: str) -> None:
-        super().__init__()
-        self.begun: Deferred[None] = Deferred()
-        self.go_on = threading.Event()
-        self._reactor = reactor
-        self.before[operation] = self._hold
-
-    def _hold(self) -> None:
-        self.before.clear()
-        self._reactor.callFromThread(self.begun.callback, None)
-        self.go_on.wait(60)
-
-
 @on_reactor
 async def test_a_slow_disk_holds_nobody_else_up(reactor: Any, tmp_path: Path) -> None:
     """While one store waits for the disk, other connections are served."""
@@ -369,6 +298,23 @@ async def test_a_client_that_dies_leaves_nothing(reactor: Any, tmp_path: Path) -
             await next_turn()
         assert not (server.folder / "a-0").exists()
         assert [] == os.listdir(server.folder / ".incoming")
+
+
+@pytest.mark.parametrize("operation", ["create", "write", "fsync", "rename"])
+@pytest.mark.parametrize(("cause", "code"), [(errno.ENOSPC, "disk_full"), (errno.EIO, "internal")])
+@on_reactor
+async def test_a_disk_that_fails_under_a_large_store_is_told(
+    reactor: Any, tmp_path: Path, operation: str, cause: int, code: str
+) -> None:
+    """The error is the disk's, nothing stays, and the conversation goes on behind the payload."""
+    disk = WatchedDisk()
+    async with asking(reactor, tmp_path, disk) as (server, caller):
+        disk.fail(operation, cause)
+        for _ in range(3):
+            assert code == (await caller.ask(b"x" * 3 * MIB, command="store", block_id="a-0", size=3 * MIB))["code"]
+        assert [] == server.blocks()
+        disk.mend()
+        assert "ok" == (await caller.ask(b"x" * 3 * MIB, command="store", block_id="a-0", size=3 * MIB))["status"]
 
 
 @on_reactor
@@ -489,7 +435,7 @@ async def test_a_peer_that_never_finishes_its_payload_is_cut_off(reactor: Any, t
 @on_reactor
 async def test_the_data_service_starts_and_stops(reactor: Any, tmp_path: Path) -> None:
     """The service that `twistd` runs serves blocks from its options, and can be started again."""
-    options = {"max-block-size": 1000, "max-line": 100, "disk-threads": 1}
+    options = {"max-block-size": 1000, "max-line": 100, "reserve": 0, "disk-threads": 1}
     for n in range(2):
         storage = take(tmp_path)
         service = data_service(reactor, storage, listening_endpoint(reactor, "127.0.0.1:0"), options)

@@ -23,6 +23,7 @@ def test_the_defaults_need_no_option() -> None:
         "storage-dir": "./blocks",
         "max-block-size": 64 * MIB,
         "max-line": 24 * MIB,
+        "reserve": 1024 * MIB,
         "disk-threads": 8,
     }.items() <= dict(parsed()).items()
 
@@ -46,8 +47,20 @@ def test_two_folders_are_refused() -> None:
 
 def test_sizes_are_written_with_units() -> None:
     """A person counts no zeros."""
-    options = parsed("--max-block-size", "8MiB", "--max-line", "64KiB")
-    assert (8 * MIB, 65536) == (options["max-block-size"], options["max-line"])
+    options = parsed("--max-block-size", "8MiB", "--max-line", "64KiB", "--reserve", "512MiB")
+    assert (8 * MIB, 65536, 512 * MIB) == (options["max-block-size"], options["max-line"], options["reserve"])
+
+
+def test_no_reserve_is_one_too() -> None:
+    """A small disk may be filled to the brim."""
+    assert 0 == parsed("--reserve", "0")["reserve"]
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", ""])
+def test_a_bad_reserve_is_refused(value: str) -> None:
+    """Twistd shows the sentence with its usage."""
+    with pytest.raises(UsageError):
+        parsed("--reserve", value)
 
 
 @pytest.mark.parametrize("option", ["--max-block-size", "--max-line", "--disk-threads"])

@@ -15,6 +15,8 @@ from tests.system.processes import processes
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 CONVERSATIONS = conversations(PROTOCOL)
+STORAGE_ID = "2a6c03fbf78f1633c3eca2a042bf55a0"
+"""The storage that the examples name: that of the first data server."""
 
 
 @frozen
@@ -28,7 +30,10 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Run the cluster that all examples, in their order, are held with."""
-    with processes(tmp_path_factory.mktemp("protocol"), "--block-size", "8") as running:
+    folder = tmp_path_factory.mktemp("protocol")
+    (folder / "blocks1").mkdir()
+    (folder / "blocks1" / ".filefly.json").write_text(f'{{"storage_id":"{STORAGE_ID}"}}')
+    with processes(folder, "--block-size", "8") as running:
         real = [daemon.ports[0] for daemon in running.all]
         yield Cluster(
             dict(zip(("meta", "data1", "data2"), real, strict=True)),

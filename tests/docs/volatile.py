@@ -14,7 +14,21 @@ from typing import Any
 
 from attrs import frozen
 
-VOLATILE_KEYS = frozenset({"modified", "last_pong", "last_checked", "mtime", "storage_id", "free_bytes", "version"})
+VOLATILE_KEYS = frozenset(
+    {
+        "modified",
+        "last_pong",
+        "last_checked",
+        "mtime",
+        "storage_id",
+        "storage_ids",
+        "free_bytes",
+        "total_bytes",
+        "catalog_id",
+        "scrub",
+        "version",
+    }
+)
 
 _VOLATILE_TEXT = (
     re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?"),

@@ -14,6 +14,7 @@
 | `<< TEXT` | just these bytes come back next |
 | `-- the client closes its sending side` | as `nc -N` does at the end of its input |
 | `-- the server closes the connection` | nothing more comes back |
+| `-- a line with a size comes back, and so many bytes` | whatever they are |
 
 Each block is a connection of its own. At its end the client closes its sending side; nothing more may come back.
 """
@@ -32,6 +33,7 @@ from tests.docs.volatile import Ports, steady
 _TIMEOUT_SECONDS = 60
 _CLIENT_CLOSES = "-- the client closes its sending side"
 _SERVER_CLOSES = "-- the server closes the connection"
+_BYTES_COME = "-- a line with a size comes back, and so many bytes"
 
 
 @frozen
@@ -48,6 +50,9 @@ class Peer:
             self.connection.shutdown(socket.SHUT_WR)
         elif line.text == _SERVER_CLOSES:
             assert b"" == self.connection.recv(1)
+        elif line.text == _BYTES_COME:
+            size = json.loads(self._receive(lambda received: received.endswith(b"\n")))["size"]
+            self._receive(lambda received: len(received) == size)
         elif mark == ">":
             self.connection.sendall(self.ports.in_use(text).encode() + b"\n")
         elif mark == ">>":

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import frozen
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
 
 from filefly.meta.catalog import Commit, NewPlan, Plan, StoredReplicas, commit_plan, plan_file
 from filefly.meta.database import Database, open_database
+from filefly.meta.endings import due_trash, forget_trash, let_go
 from filefly.meta.inventory import take_data_servers
 from filefly.meta.listing import list_files
 from filefly.meta.placement import cut
-from filefly.meta.schema import plans, trash
+from filefly.meta.schema import DELETED, plans, repairs, trash
 
 T = TypeVar("T")
 
@@ -86,10 +87,15 @@ def stored_as_planned(planned: Plan) -> list[StoredReplicas]:
     return [StoredReplicas(SUM, block.servers) for block in planned.blocks]
 
 
-def commit(database: Database, planned: Plan, **fields: Any) -> Plan:
-    """Commit a plan, its blocks stored as planned."""
+def found_on(*servers: int) -> StoredReplicas:
+    """Report a block as stored on some data servers."""
+    return StoredReplicas(SUM, servers)
+
+
+def commit(database: Database, planned: Plan, due: int = DUE, **fields: Any) -> Plan:
+    """Commit a plan, its blocks stored as planned; what it replaces is over at `due`."""
     asked = Commit(planned.generation, fields.pop("stored", stored_as_planned(planned)), MODIFIED, **fields)
-    return done(database, commit_plan, asked, DUE)
+    return done(database, commit_plan, asked, due)
 
 
 def store(database: Database, name: str, size: int = 10, servers: tuple[int, ...] = (1,), **fields: Any) -> Plan:
@@ -101,6 +107,34 @@ def trashed(connection: Connection) -> list[tuple[str, int]]:
     """Return the replicas that are trash."""
     rows = connection.execute(select(trash.c.block_id, trash.c.server).order_by(trash.c.key))
     return [(block_id, server) for block_id, server in rows]
+
+
+def ended(connection: Connection) -> list[int]:
+    """Return the generations of what was deleted, replaced or given up, and can still come back."""
+    return list(connection.execute(select(plans.c.generation).where(DELETED).order_by(plans.c.generation)).scalars())
+
+
+def count_rows(connection: Connection, table: Table) -> int:
+    """Count what is in a table."""
+    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def noted(connection: Connection) -> list[tuple[int, int, int]]:
+    """Return which blocks are noted for repair: generation, position, good replicas."""
+    rows = connection.execute(select(repairs.c.generation, repairs.c.position, repairs.c.remaining))
+    return sorted((generation, position, remaining) for generation, position, remaining in rows)
+
+
+def let_all_go(connection: Connection, now: int = DUE) -> None:
+    """Turn into trash all that is over at `now`."""
+    while let_go(connection, now, 1_000_000):
+        pass
+
+
+def confirm_all(connection: Connection, servers: Iterable[int] = range(1, 10)) -> None:
+    """Have the data servers confirm all that is due."""
+    for server in servers:
+        forget_trash(connection, [row.key for row in due_trash(connection, server, DUE, 1000)])
 
 
 def ids_of(planned: Plan) -> Sequence[str]:

@@ -1,10 +1,12 @@
 """A whole cluster in this process: real servers on loopback ports, real files below one folder."""
 
+import json
+import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from crc32c import crc32c
@@ -15,6 +17,7 @@ from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage
+from filefly.meta.health import Health
 from filefly.meta.tap import META_PARAMETERS, meta_service, take_catalog
 from filefly.meta.trash import TrashCollector
 from filefly.threads import WorkerPool
@@ -23,6 +26,9 @@ from filefly.wire.messages import MAX_BLOCK_SIZE
 from tests.caller import Caller, calling
 from tests.data.disks import QuickDisk, take
 from tests.meta.catalogs import url_of
+from tests.on_reactor import next_turn
+
+T = TypeVar("T")
 
 BLOCK_SIZE = 7
 TIMEOUT_SECONDS = 20
@@ -40,6 +46,7 @@ class DataNode:
     reactor: Any
     folder: Path
     max_block_size: int = MAX_BLOCK_SIZE
+    reserve_bytes: int = 0
     port: int = 0
     connections: int = 0
     _service: DaemonService | None = None
@@ -54,11 +61,12 @@ class DataNode:
         """Start it."""
         self._storage = take(self.folder)
         pool = WorkerPool(self.reactor, "disk", 4)
-        store = BlockStore(self._storage, QuickDisk(), self.max_block_size)
-        factory = _CountingFactory(self.reactor, DataServer(store, pool))
+        store = BlockStore(self._storage, QuickDisk(), self.max_block_size, self.reserve_bytes)
+        server = DataServer(store, pool, self.reactor)
+        factory = _CountingFactory(self.reactor, server)
         factory.node = self
         endpoint = listening_endpoint(self.reactor, self.address)
-        self._service = DaemonService(self.reactor, "filefly-data", endpoint, factory, [pool])
+        self._service = DaemonService(self.reactor, "filefly-data", endpoint, factory, [pool, server])
         self._service.startService()
         self.port = _port_of(self._service)
         return self
@@ -81,6 +89,12 @@ class DataNode:
     def put(self, name: str, data: bytes) -> None:
         """Write a block file by hand."""
         self.block(name).write_bytes(data)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what its storage says of itself."""
+        found: dict[str, Any] = json.loads((self.folder / ".filefly.json").read_bytes())
+        return found
 
 
 @asynccontextmanager
@@ -110,6 +124,7 @@ class RunningCluster:
     data: Sequence[DataNode]
     advertised: Sequence[str | None]
     options: dict[str, Any]
+    monotonic: Callable[[], float]
     port: int = 0
     _meta: DaemonService | None = None
     _clients: list[Client] = field(factory=list)
@@ -124,7 +139,7 @@ class RunningCluster:
         database = take_catalog("filefly-meta", url_of(self.folder))
         listed = {node.address: told for node, told in zip(self.data, self.advertised, strict=True)}
         endpoint = listening_endpoint(self.reactor, self.address)
-        self._meta = meta_service(self.reactor, database, endpoint, self.options, listed)
+        self._meta = meta_service(self.reactor, database, endpoint, self.options, listed, self.monotonic)
         self._meta.startService()
         self.port = _port_of(self._meta)
 
@@ -134,11 +149,20 @@ class RunningCluster:
         if meta is not None:
             await meta.stopService()
 
-    async def collect_trash(self) -> None:
-        """Delete what is due now."""
+    def part(self, kind: type[T]) -> T:
+        """Return the part of the metadata server that is of this kind."""
         assert self._meta is not None
-        [collector] = [part for part in self._meta._parts if isinstance(part, TrashCollector)]
-        await collector.round()
+        [found] = [part for part in self._meta._parts if isinstance(part, kind)]
+        return found
+
+    async def check_health(self) -> None:
+        """Ask every data server how it is."""
+        await self.part(Health).round()
+
+    async def collect_trash(self) -> None:
+        """Delete what is due now, where that can be."""
+        await self.check_health()
+        await self.part(TrashCollector).round()
 
     def calling(self) -> Any:
         """Connect to the metadata server, as `nc` does."""
@@ -157,6 +181,8 @@ class RunningCluster:
         await self.stop_meta()
         for node in self.data:
             await node.stop()
+        for _ in range(10):
+            await next_turn()  # connections between data servers end a little later
 
     def nodes(self, *addresses: str) -> list[DataNode]:
         """Return the data servers at `addresses`."""
@@ -169,15 +195,23 @@ class RunningCluster:
 
 @asynccontextmanager
 async def running(
-    reactor: Any, folder: Path, data_servers: int = 2, advertised: Sequence[str | None] | None = None, **options: Any
+    reactor: Any,
+    folder: Path,
+    data_servers: int = 2,
+    advertised: Sequence[str | None] | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+    **options: Any,
 ) -> AsyncIterator[RunningCluster]:
-    """Run a cluster with blocks of 7 bytes until the end of the block; `options` are the metadata server's."""
+    """Run a cluster with blocks of 7 bytes until the end of the block; `options` are the metadata server's.
+
+    Its running time goes by `monotonic`.
+    """
     nodes = [DataNode(reactor, folder / f"data{number}").start() for number in range(1, data_servers + 1)]
     chosen = {parameter[0]: parameter[2] for parameter in META_PARAMETERS}
     # Health is looked at once, at the start: a test that is about it asks again itself.
     chosen |= {"block-size": BLOCK_SIZE, "health-interval": 3600}
     chosen |= {name.replace("_", "-"): value for name, value in options.items()}
-    cluster = RunningCluster(reactor, folder, nodes, advertised or [None] * data_servers, chosen)
+    cluster = RunningCluster(reactor, folder, nodes, advertised or [None] * data_servers, chosen, monotonic)
     try:
         cluster.start_meta()
         yield cluster
@@ -192,6 +226,13 @@ async def asking(
     """Run a cluster and talk to its metadata server."""
     async with running(reactor, folder, data_servers, **options) as cluster, cluster.calling() as caller:
         yield cluster, caller
+
+
+async def pass_time(cluster: RunningCluster, seconds: float) -> None:
+    """Let time pass on the metadata server, and what is over end."""
+    clock: Any = cluster.monotonic
+    clock.now += seconds
+    await cluster.collect_trash()
 
 
 async def push(cluster: RunningCluster, metadata: Any, data: bytes, only: Sequence[int] | None = None) -> None:
@@ -239,3 +280,27 @@ def sum_of(data: bytes) -> str:
 def error(sentence: str, code: str) -> dict[str, str]:
     """Return the reply that says no."""
     return {"status": "error", "error": sentence, "code": code}
+
+
+NOT_FOUND = error("file not found", "not_found")
+
+
+async def state_of(caller: Caller, name: str = "a") -> tuple[str, int]:
+    """Return whether a file is committed, and its generation."""
+    reply = await caller.ask(command="get_metadata", file_name=name)
+    return reply["metadata"]["state"], reply["metadata"]["generation"]
+
+
+def reports(plan: Any, data: bytes) -> list[dict[str, Any]]:
+    """Say of each block that it is stored everywhere."""
+    stored, offset = [], 0
+    for block in plan["blocks"]:
+        crc32c = sum_of(data[offset : offset + block["size"]])
+        stored.append({"id": block["id"], "crc32c": crc32c, "replicas": block["replicas"]})
+        offset += block["size"]
+    return stored
+
+
+def not_open(plan: Any) -> dict[str, str]:
+    """Return the reply that says that a plan is over."""
+    return error(f"plan {plan['generation']} is not open: it was ended, replaced or deleted", "conflict")

@@ -6,28 +6,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from filefly.errors import Conflict, FileFlyError, NotFound
+from filefly.errors import Conflict, FileFlyError, Incomplete, NotFound
 from filefly.meta.catalog import (
     Plan,
     StoredReplicas,
     committed_plan,
-    delete_file,
     open_plans,
     plan_file,
     plan_of_generation,
-    rename_file,
     short_ids_free,
 )
 from filefly.meta.database import Database
-from filefly.meta.inventory import due_trash, forget_trash
+from filefly.meta.endings import delete_file, rename_file
+from filefly.meta.replicas import forget_replicas
 from tests.meta.catalogs import (
     DUE,
     MODIFIED,
     SUM,
     commit,
+    confirm_all,
     done,
+    ended,
     ids_of,
+    let_all_go,
     new_plan,
+    noted,
     opened,
     plan,
     seen,
@@ -42,9 +45,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def collect(connection: Connection) -> None:
-    """Confirm all trash."""
-    forget_trash(connection, [row.key for row in due_trash(connection, DUE, [], 100)])
+def collect(database: Database) -> None:
+    """Let all go that is over, and have it confirmed."""
+    done(database, let_all_go)
+    done(database, confirm_all)
 
 
 # Planning
@@ -157,10 +161,13 @@ def test_a_file_keeps_its_short_ids(database: Database) -> None:
     assert_long(plan(database, "a"))
 
 
-def test_trash_keeps_its_short_ids(database: Database) -> None:
-    """The trash never takes a block of a new file."""
+@pytest.mark.parametrize("going", [False, True])
+def test_a_deleted_file_keeps_its_short_ids(database: Database, going: bool) -> None:
+    """It may come back, and later the trash must never take a block of a new file."""
     store(database, "a")
     done(database, delete_file, "a", DUE)
+    if going:
+        done(database, let_all_go)
     assert_long(plan(database, "a"))
 
 
@@ -177,8 +184,8 @@ def test_a_replica_that_was_not_stored_keeps_its_short_id(database: Database) ->
     planned = plan(database, "a", 1, (1, 2))
     commit(database, planned, stored=[StoredReplicas(SUM, (1,))])
     done(database, delete_file, "a", DUE)
-    [left] = [row.key for row in seen(database, due_trash, DUE, [2], 100)]
-    done(database, forget_trash, [left])
+    done(database, let_all_go)
+    done(database, confirm_all, [1])
     assert [("a-0", 2)] == seen(database, trashed)
     again = plan(database, "a", 1, (2,))
     assert [f"a-0.{again.generation}"] == ids_of(again)
@@ -188,7 +195,7 @@ def test_confirmed_trash_frees_the_short_ids(database: Database) -> None:
     """Nothing uses them any more."""
     store(database, "a")
     done(database, delete_file, "a", DUE)
-    done(database, collect)
+    collect(database)
     assert ["a-0", "a-1"] == ids_of(plan(database, "a"))
 
 
@@ -196,7 +203,7 @@ def test_long_ids_do_not_keep_the_short_ones(database: Database) -> None:
     """Only a plan with short ids occupies them."""
     store(database, "a")
     store(database, "a")
-    done(database, collect)
+    collect(database)
     assert ["a-0", "a-1"] == ids_of(plan(database, "a"))
 
 
@@ -229,9 +236,12 @@ def test_a_committed_file_is_seen(database: Database) -> None:
 
 
 def test_a_replaced_file_becomes_trash(database: Database) -> None:
-    """All its replicas, and nothing of the new file."""
-    store(database, "a", 10, (1, 2))
+    """When it is over; all its replicas, and nothing of the new file."""
+    first = store(database, "a", 10, (1, 2))
     second = store(database, "a", 10, (2, 3))
+    assert second == seen(database, committed_plan, "a")
+    assert ([first.generation], []) == (seen(database, ended), seen(database, trashed))
+    done(database, let_all_go)
     assert second == seen(database, committed_plan, "a")
     assert [("a-0", 1), ("a-0", 2), ("a-1", 1), ("a-1", 2)] == sorted(seen(database, trashed))
 
@@ -243,6 +253,42 @@ def test_a_replica_that_was_not_stored_is_trash(database: Database) -> None:
     committed = commit(database, planned, stored=stored)
     assert [(3, 1), (1, 2, 3)] == [block.servers for block in committed.blocks]
     assert [("a-0", 2)] == seen(database, trashed)
+
+
+def test_a_file_with_fewer_replicas_than_wanted_is_noted_for_repair(database: Database) -> None:
+    """Those blocks that lack some, at once; a block that has all of them is not."""
+    planned = plan(database, "a", 21, (1, 2, 3))
+    found = [StoredReplicas(SUM, servers) for servers in ((3,), (3, 2, 1), (1, 2))]
+    commit(database, planned, stored=found)
+    assert [(planned.generation, 0, 1), (planned.generation, 2, 2)] == seen(database, noted)
+
+
+@pytest.mark.parametrize("removed", [[1], [1, 2]])
+def test_a_file_that_lost_a_planned_place_is_noted_for_repair(database: Database, removed: list[int]) -> None:
+    """Its data servers were removed while it was uploaded; it is stored as far as it can be."""
+    planned = plan(database, "a", 1, (1, 2, 3))
+    for server in removed:
+        done(database, forget_replicas, server, 1000)
+    left = tuple(server for server in (1, 2, 3) if server not in removed)
+    assert left == commit(database, planned, stored=[StoredReplicas(SUM, left)]).blocks[0].servers
+    assert [(planned.generation, 0, len(left))] == seen(database, noted)
+
+
+@pytest.mark.parametrize("servers", [(), (3,), (1, 3)])
+def test_a_block_must_be_where_it_is_planned(database: Database, servers: tuple[int, ...]) -> None:
+    """Its data server may have been replaced, or removed, after it was asked; nothing changes then."""
+    before = store(database, "a", 1, (1, 2))
+    planned = plan(database, "a", 1, (1, 2))
+    with pytest.raises(Incomplete, match=rf"^block {ids_of(planned)[0]} is not stored where it is planned now$"):
+        commit(database, planned, stored=[StoredReplicas(SUM, servers)])
+    assert before == seen(database, committed_plan, "a")
+    assert [planned] == seen(database, open_plans, "a")
+
+
+def test_a_file_with_all_its_replicas_is_not_noted_for_repair(database: Database) -> None:
+    """There is nothing to do."""
+    store(database, "a", 10, (1, 2))
+    assert [] == seen(database, noted)
 
 
 def test_committing_again_is_fine(database: Database) -> None:
@@ -269,12 +315,12 @@ def test_a_deleted_plan_cannot_be_committed(database: Database) -> None:
 
 
 def test_a_commit_ends_older_implicit_plans(database: Database) -> None:
-    """Their blocks become trash; they could never be seen any more."""
+    """They could never be seen any more."""
     older = plan(database, "a", 1, explicit=False)
     newer = plan(database, "a", 1)
     commit(database, newer)
     assert [] == seen(database, open_plans, "a")
-    assert [(ids_of(older)[0], 1)] == seen(database, trashed)
+    assert [older.generation] == seen(database, ended)
 
 
 def test_a_commit_does_not_end_explicit_plans(database: Database) -> None:
@@ -347,79 +393,6 @@ def test_a_commit_may_ask_for_the_generation(database: Database) -> None:
     with pytest.raises(Conflict, match=r"^the file has generation 0, not 5$"):
         commit(database, planned, if_generation=5)
     assert "committed" == commit(database, planned, if_generation=0).state
-
-
-# Deleting, renaming
-
-
-def test_a_deleted_file_is_trash(database: Database) -> None:
-    """And not to be found."""
-    store(database, "a", 10, (2,))
-    done(database, delete_file, "a", DUE)
-    assert [("a-0", 2), ("a-1", 2)] == seen(database, trashed)
-    with pytest.raises(NotFound):
-        seen(database, committed_plan, "a")
-
-
-def test_a_deletion_ends_every_plan(database: Database) -> None:
-    """Implicit and explicit ones, also where there is no file."""
-    plan(database, "a")
-    plan(database, "a", explicit=False)
-    done(database, delete_file, "a", DUE)
-    assert [] == seen(database, open_plans, "a")
-    assert 4 == len(seen(database, trashed))
-
-
-def test_nothing_cannot_be_deleted(database: Database) -> None:
-    """Once deleted, it is not found."""
-    store(database, "a")
-    done(database, delete_file, "a", DUE)
-    with pytest.raises(NotFound, match=r"^file not found$"):
-        done(database, delete_file, "a", DUE)
-
-
-def test_a_renamed_file_keeps_its_blocks(database: Database) -> None:
-    """No byte moves."""
-    before = store(database, "a")
-    done(database, rename_file, "a", "b", DUE)
-    after = seen(database, committed_plan, "b")
-    assert (before.generation, before.blocks) == (after.generation, after.blocks)
-    assert [] == seen(database, trashed)
-    with pytest.raises(NotFound):
-        seen(database, committed_plan, "a")
-
-
-def test_a_rename_replaces(database: Database) -> None:
-    """What had the new name becomes trash."""
-    moved = store(database, "a", 1)
-    store(database, "b", 1)
-    done(database, rename_file, "a", "b", DUE)
-    assert moved.generation == seen(database, committed_plan, "b").generation
-    assert [("b-0", 1)] == seen(database, trashed)
-
-
-def test_a_rename_to_the_same_name_does_nothing(database: Database) -> None:
-    """It must not become its own trash."""
-    before = store(database, "a")
-    done(database, rename_file, "a", "a", DUE)
-    assert before == seen(database, committed_plan, "a")
-    assert [] == seen(database, trashed)
-
-
-@pytest.mark.parametrize("name", ["a", "b"])
-def test_a_plan_cannot_be_renamed(database: Database, name: str) -> None:
-    """Only what readers see has a name to change."""
-    plan(database, "a")
-    with pytest.raises(NotFound):
-        done(database, rename_file, name, "c", DUE)
-
-
-def test_open_plans_stay_at_the_old_name(database: Database) -> None:
-    """A rename concerns the file, not the uploads under way."""
-    store(database, "a")
-    upload = plan(database, "a")
-    done(database, rename_file, "a", "b", DUE)
-    assert [upload] == seen(database, open_plans, "a")
 
 
 def test_a_failed_change_leaves_nothing_behind(database: Database) -> None:

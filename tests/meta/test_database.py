@@ -13,11 +13,11 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from filefly.errors import Conflict, DiskFull, Internal, NotFound
-from filefly.meta.catalog import committed_plan, delete_file, open_plans, plan_file, plan_of_generation
+from filefly.meta.catalog import committed_plan, open_plans, plan_file, plan_of_generation
 from filefly.meta.database import Change, Database, open_database
-from filefly.meta.inventory import data_server_rows, save_running_seconds
-from filefly.meta.inventory import running_seconds as running_seconds_saved
-from filefly.meta.schema import CatalogUnusable, catalog, data_servers, plans
+from filefly.meta.endings import delete_file, let_go, undelete_file
+from filefly.meta.inventory import catalog_row, data_server_rows, save_running_seconds
+from filefly.meta.schema import CatalogUnusable, catalog, data_servers, newest_version, plans
 from tests.meta.catalogs import (
     DUE,
     commit,
@@ -151,7 +151,7 @@ def test_concurrent_writers_do_not_lose_updates(tmp_path: Path) -> None:
         other = Database(one._engine, None)
 
         def add_one(connection: Connection) -> None:
-            save_running_seconds(connection, running_seconds_saved(connection) + 1)
+            save_running_seconds(connection, catalog_row(connection).running_seconds + 1)
 
         def add_ten(database: Database) -> None:
             for _ in range(10):
@@ -162,7 +162,7 @@ def test_concurrent_writers_do_not_lose_updates(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert 20 == seen(one, running_seconds_saved)
+        assert 20 == seen(one, catalog_row).running_seconds
 
 
 def test_a_reader_sees_only_what_is_committed(database: Database) -> None:
@@ -192,17 +192,21 @@ def test_a_reader_sees_one_snapshot(database: Database) -> None:
 
 
 def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
-    """Files, open plans, trash, data servers, the catalog's identity."""
+    """Files, open plans, deleted files, trash, data servers."""
     with opened(tmp_path) as database:
-        store(database, "gone")
-        done(database, delete_file, "gone", DUE)
+        for name in ("gone", "deleted"):
+            store(database, name)
+            done(database, delete_file, name, DUE)
+            done(database, let_go, DUE if name == "gone" else 0, 1000)
         committed, pending = store(database, "a"), plan(database, "b", explicit=False)
         trash, servers = seen(database, trashed), seen(database, data_server_rows)
+        assert [("gone-0", 1), ("gone-1", 1)] == trash
     with opened(tmp_path) as database:
         assert committed == seen(database, committed_plan, "a")
         assert [pending] == seen(database, open_plans, "b")
         assert trash == seen(database, trashed)
         assert servers == seen(database, data_server_rows)
+        assert "deleted" == done(database, undelete_file, "deleted").name
 
 
 def test_a_catalog_keeps_its_identity(tmp_path: Path) -> None:
@@ -215,26 +219,30 @@ def test_a_catalog_keeps_its_identity(tmp_path: Path) -> None:
         assert ["first"] == found
 
 
+def set_version(connection: Connection, version: int) -> None:
+    connection.execute(update(catalog).values(schema_version=version))
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A program that does not know the schema touches nothing, and says which program does."""
+    known = newest_version()
     with opened(tmp_path) as database:
         store(database, "a")
-        done(database, lambda connection: connection.execute(update(catalog).values(schema_version=2)) and None)
+        done(database, set_version, known + 1)
     with pytest.raises(CatalogUnusable) as caught:
         open_database(url_of(tmp_path), lambda: "x")
-    assert "the catalog has schema version 2, this program knows up to 1; use the newer FileFly that made it" == str(
-        caught.value
-    )
+    sentence = f"the catalog has schema version {known + 1}, this program knows up to {known}; "
+    assert sentence + "use the newer FileFly that made it" == str(caught.value)
 
 
 def test_a_refused_catalog_is_not_kept_locked(tmp_path: Path) -> None:
     """The right program can open it at once."""
     with opened(tmp_path) as database:
-        done(database, lambda connection: connection.execute(update(catalog).values(schema_version=2)) and None)
-    with pytest.raises(CatalogUnusable, match="schema version 2"):
+        done(database, set_version, newest_version() + 1)
+    with pytest.raises(CatalogUnusable, match=f"schema version {newest_version() + 1}"):
         open_database(url_of(tmp_path), lambda: "x")
     with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
-        connection.execute("UPDATE catalog SET schema_version = 1")
+        connection.execute(f"UPDATE catalog SET schema_version = {newest_version()}")
     connection.close()
     open_catalog(tmp_path).close()
 
@@ -329,7 +337,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.meta.catalogs import DUE, done, open_catalog, store
-from filefly.meta.catalog import delete_file, rename_file
+from filefly.meta.endings import delete_file, let_go, undelete_file
 
 database = open_catalog(Path(sys.argv[1]))
 print("ready", flush=True)

@@ -11,6 +11,7 @@ from tests.meta.catalogs import open_catalog, opened, seen, store, url_of
 from tests.meta.running import put, running
 from tests.on_reactor import on_reactor
 
+DAY = 86400
 SERVERS = ["--data-servers", "a:1,b:2"]
 
 
@@ -23,11 +24,29 @@ def parsed(*arguments: str) -> Options:
 def test_the_defaults_are_those_of_the_documentation() -> None:
     """Only the data servers must be named."""
     options = parsed(*SERVERS)
-    assert (":9000", 8 * MIB, 1, 600, 5, 24 * MIB, "sqlite:///filefly-catalog.sqlite") == tuple(
-        options[name]
-        for name in ("addr", "block-size", "replicas", "trash-grace", "health-interval", "max-line", "catalog")
-    )
+    expected = {
+        "addr": ":9000",
+        "block-size": 8 * MIB,
+        "catalog": "sqlite:///filefly-catalog.sqlite",
+        "down-after": 15,
+        "health-interval": 5,
+        "max-line": 24 * MIB,
+        "pending-ttl": DAY,
+        "repair-delay": 600,
+        "repair-rate": 100 * MIB,
+        "replicas": 1,
+        "scrub-period": 14 * DAY,
+        "trash-grace": 600,
+    }
+    assert expected == {name: options[name] for name in expected}
     assert {"a:1": None, "b:2": None} == options.listed
+
+
+@pytest.mark.parametrize("name", ["trash-grace", "pending-ttl", "down-after", "repair-delay", "scrub-period"])
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("24h", DAY), ("14d", 14 * DAY)])
+def test_durations_take_units(name: str, text: str, seconds: int) -> None:
+    """As people write durations."""
+    assert seconds == parsed(*SERVERS, f"--{name}", text)[name]
 
 
 @pytest.mark.parametrize(("text", "size"), [("8", 8), ("64KiB", 65536), ("8MiB", 8 * MIB), ("64MiB", 64 * MIB)])

@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 
 from filefly.errors import Internal, NotFound, Unavailable
-from filefly.meta.catalog import delete_file, open_plans, plan_file
+from filefly.meta.catalog import open_plans, plan_file
 from filefly.meta.database import Change
+from filefly.meta.endings import delete_file
 from filefly.meta.transactions import Transactions
 from tests.meta.catalogs import DUE, new_plan, open_catalog
 from tests.on_reactor import on_reactor

@@ -101,6 +101,15 @@ class Daemon:
         self.running.kill()
         self.running.wait()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it neither answer nor end until the end of the block, as if it were cut off: SIGSTOP, then SIGCONT."""
+        self.running.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.running.send_signal(signal.SIGCONT)
+
     def begin_stop(self) -> None:
         """Tell it to end."""
         if self.running.poll() is None:
@@ -114,6 +123,10 @@ class Daemon:
     def wait(self) -> int:
         """Wait for its end and return its exit status; a second SIGTERM would put a traceback into its log."""
         return self.running.wait(DEADLINE_SECONDS)
+
+    def open_files(self) -> int:
+        """Return how many files, connections included, it has open."""
+        return len(os.listdir(f"/proc/{self.running.pid}/fd"))
 
     def forget_peak_memory(self) -> None:
         """Let the peak begin again at what is resident now."""
@@ -225,9 +238,13 @@ class Processes:
         return {file.name: file.read_bytes() for file in files}
 
     def unfinished(self) -> list[Path]:
-        """Return what is in the storage directories of stores under way."""
+        """Return what is in the storage directories of stores under way.
+
+        The identity is not: it is written there too, whenever the metadata server has a new generation to tell.
+        """
         numbers = range(1, len(self.data) + 1)
-        return [file for number in numbers for file in (self.storage(number) / ".incoming").iterdir()]
+        files = [file for number in numbers for file in (self.storage(number) / ".incoming").iterdir()]
+        return [file for file in files if file.name != "identity"]
 
 
 def free_ports(count: int) -> int:

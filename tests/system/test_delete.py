@@ -33,10 +33,11 @@ def without_trash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processe
 
 
 def trash(cluster: Processes) -> int:
-    """Return how many replicas the catalog still has as trash."""
+    """Return how many ended files, and replicas of them, the catalog still knows."""
     with closing(sqlite3.connect(f"file:{cluster.folder}/filefly-catalog.sqlite?mode=ro", uri=True)) as catalog:
+        [[ended]] = catalog.execute("SELECT count(*) FROM plans WHERE state = 'deleted'")
         [[count]] = catalog.execute("SELECT count(*) FROM trash")
-        return int(count)
+        return int(ended) + int(count)
 
 
 def wait_for_the_trash(cluster: Processes) -> None:

@@ -168,3 +168,14 @@ def test_a_read_that_fails_after_nobody_listens_is_forgotten() -> None:
 def test_pieces_end_early_when_nothing_is_read() -> None:
     """A reader that comes to an end before its time ends the pieces."""
     assert [SOURCE[-4:]] == now(Deferred.fromCoroutine(gather(None, len(SOURCE) - 4, len(SOURCE) + 4)))
+
+
+def test_a_write_that_fails_while_it_is_waited_for_ends_the_transfer() -> None:
+    """The cause is raised here as well, when the network is faster than the disk."""
+    peer, threads, sink = receiving(len(SOURCE)), HeldThreads(), Sink(fail_at=0)
+    result = Deferred.fromCoroutine(receive_into(peer.protocol, threads, sink.write, sink.finish))
+    peer.give(*(SOURCE[at : at + 100_000] for at in range(0, len(SOURCE), 100_000)))
+    threads.run_all()
+    with pytest.raises(DiskFull):
+        now(result)
+    assert not sink.finished

@@ -1,0 +1,136 @@
+"""How files end: deleted, replaced, expired; brought back within the grace, and gone after it.
+
+Ending a plan changes one row. Only when it is due, in one transaction, do its blocks become trash rows and is the plan
+forgotten: from then on it cannot come back, and deletes may be sent. Statements only; see filefly.meta.catalog.
+"""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, literal, or_, select, update
+
+from filefly.errors import Conflict, NotFound
+from filefly.meta.catalog import Plan, committed_generation, committed_plan, end_plan, plan_of_generation
+from filefly.meta.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
+
+_generation: BindParameter[int] = bindparam("of")
+
+_GENERATIONS = select(plans.c.generation).where(or_(COMMITTED, PENDING), plans.c.name == bindparam("name"))
+_RENAME = update(plans).where(plans.c.generation == _generation).values(name=bindparam("to"))
+_LAST_DELETED = (
+    select(plans.c.generation)
+    .where(DELETED, plans.c.name == bindparam("name"), plans.c.modified.is_not(None))
+    .order_by(plans.c.due.desc(), plans.c.generation.desc())
+    .limit(1)
+)
+_UNDELETE = update(plans).where(plans.c.generation == _generation).values(state="committed", due=None)
+_SILENT = (
+    select(plans.c.generation, plans.c.explicit)
+    .where(PENDING, plans.c.touched <= bindparam("since"))
+    .order_by(plans.c.touched)
+    .limit(1000)
+)
+_DUE = select(plans.c.generation).where(DELETED, plans.c.due <= bindparam("now")).order_by(plans.c.due).limit(1000)
+_PLAN_TO_TRASH = insert(trash).from_select(
+    ["block_id", "server", "stem", "due"],
+    select(blocks.c.id, replicas.c.server, plans.c.stem, literal(0))
+    .join_from(blocks, plans, blocks.c.generation == plans.c.generation)
+    .join(replicas, (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position))
+    .where(blocks.c.generation == _generation),
+)
+_FORGET_PLAN = [delete(table).where(table.c.generation == _generation) for table in (repairs, replicas, blocks, plans)]
+
+
+@frozen
+class TrashRow:
+    """A block that must go from a data server; an `aside` one is moved away instead of deleted."""
+
+    key: int
+    block_id: str
+    server: int
+    aside: bool
+
+
+def delete_file(connection: Connection, name: str, due: int) -> None:
+    """Delete the file and end every open plan of its name; raises NotFound if there is neither."""
+    generations = connection.execute(_GENERATIONS, {"name": name}).scalars().all()
+    if not generations:
+        raise NotFound
+    for generation in generations:
+        end_plan(connection, generation, due)
+
+
+def undelete_file(connection: Connection, name: str) -> Plan:
+    """Bring back what was last deleted or replaced under `name`, if its blocks are not going yet.
+
+    Raises NotFound if there is nothing to bring back, Conflict if there is a file of that name.
+    """
+    if committed_generation(connection, name) is not None:
+        raise Conflict(f"{name} exists; rename or delete it first")
+    generation = connection.execute(_LAST_DELETED, {"name": name}).scalar_one_or_none()
+    if generation is None:
+        raise NotFound("nothing of this name can be brought back: it was never stored, or its time is over")
+    connection.execute(_UNDELETE, {"of": generation})
+    return committed_plan(connection, name)
+
+
+def rename_file(connection: Connection, name: str, new_name: str, due: int) -> None:
+    """Give a committed file another name; a committed file of that name is replaced. Raises NotFound."""
+    generation = committed_generation(connection, name)
+    if generation is None:
+        raise NotFound
+    if name == new_name:
+        return
+    replaced = committed_generation(connection, new_name)
+    if replaced is not None:
+        end_plan(connection, replaced, due)
+    connection.execute(_RENAME, {"of": generation, "to": new_name})
+
+
+def anything_over(connection: Connection, since: int, now: int) -> bool:
+    """Whether there is something for `expire_plans` or `let_go` to do."""
+    silent = connection.execute(_SILENT.limit(1), {"since": since}).first()
+    return silent is not None or connection.execute(_DUE.limit(1), {"now": now}).first() is not None
+
+
+def expire_plans(connection: Connection, since: int, due: int) -> int:
+    """End some open explicit plans whose clients gave no sign of life after `since`, and return how many."""
+    silent = [row.generation for row in connection.execute(_SILENT, {"since": since}) if row.explicit]
+    for generation in silent:
+        end_plan(connection, generation, due)
+    return len(silent)
+
+
+def silent_implicit_plans(connection: Connection, since: int) -> list[Plan]:
+    """Return some open implicit plans whose clients gave no sign of life after `since`: they may be complete."""
+    silent = [row.generation for row in connection.execute(_SILENT, {"since": since}) if not row.explicit]
+    found = (plan_of_generation(connection, generation) for generation in silent)
+    return [plan for plan in found if plan is not None]
+
+
+def let_go(connection: Connection, now: int, most_blocks: int) -> int:
+    """Turn the blocks of some ended plans that are due into trash, for good; return how many plans.
+
+    Plans are taken until they have `most_blocks` blocks or more, so that no transaction lasts for long.
+    """
+    gone = moved = 0
+    for generation in connection.execute(_DUE, {"now": now}).scalars().all():
+        moved += connection.execute(_PLAN_TO_TRASH, {"of": generation}).rowcount
+        for forget in _FORGET_PLAN:
+            connection.execute(forget, {"of": generation})
+        gone += 1
+        if moved >= most_blocks:
+            break
+    return gone
+
+
+def due_trash(connection: Connection, server: int, now: int, limit: int) -> list[TrashRow]:
+    """Return some of what a data server must get rid of, what has waited longest first."""
+    c = trash.c
+    due = select(c.key, c.block_id, c.server, c.aside).where(c.server == server, c.due <= now)
+    return [TrashRow(*row) for row in connection.execute(due.order_by(c.due, c.key).limit(limit))]
+
+
+def forget_trash(connection: Connection, keys: Sequence[int]) -> None:
+    """Forget trash whose data servers have confirmed that it is gone."""
+    connection.execute(delete(trash).where(trash.c.key.in_(keys)))

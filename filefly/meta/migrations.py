@@ -1,0 +1,65 @@
+"""Steps that bring an older catalog to the newest schema. A step, once released, is never changed.
+
+Step N brings a catalog from schema version N to N + 1. A new catalog is made at the newest version at once.
+"""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+_TO_VERSION_2 = """
+CREATE TABLE data_servers_2 (
+    key INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    address TEXT UNIQUE,
+    advertised TEXT,
+    registered BOOLEAN NOT NULL,
+    placing BOOLEAN NOT NULL,
+    storage_id TEXT UNIQUE,
+    draining BOOLEAN DEFAULT 0 NOT NULL,
+    displaced BOOLEAN DEFAULT 0 NOT NULL,
+    scrub_begun INTEGER,
+    scrub_hurry BOOLEAN DEFAULT 0 NOT NULL,
+    scrub_generation INTEGER DEFAULT '0' NOT NULL,
+    scrub_position INTEGER DEFAULT '0' NOT NULL,
+    scrub_checked INTEGER DEFAULT '0' NOT NULL,
+    scrub_total INTEGER DEFAULT '0' NOT NULL,
+    scrub_bad INTEGER DEFAULT '0' NOT NULL,
+    scrub_finished TEXT
+);
+INSERT INTO data_servers_2 (key, address, advertised, registered, placing)
+    SELECT key, address, advertised, registered, placing FROM data_servers;
+DROP TABLE data_servers;
+ALTER TABLE data_servers_2 RENAME TO data_servers;
+
+ALTER TABLE catalog ADD COLUMN suspended TEXT;
+ALTER TABLE catalog ADD COLUMN backed_up INTEGER DEFAULT '0' NOT NULL;
+ALTER TABLE plans ADD COLUMN touched INTEGER DEFAULT '0' NOT NULL;
+ALTER TABLE plans ADD COLUMN resumes INTEGER;
+ALTER TABLE plans ADD COLUMN due INTEGER;
+UPDATE plans SET touched = (SELECT running_seconds FROM catalog);
+CREATE INDEX plans_pending_touched ON plans (touched) WHERE state = 'pending';
+CREATE INDEX plans_deleted_name ON plans (name) WHERE state = 'deleted';
+CREATE INDEX plans_deleted_due ON plans (due) WHERE state = 'deleted';
+ALTER TABLE replicas ADD COLUMN bad TEXT;
+CREATE INDEX replicas_server ON replicas (server, generation, position);
+ALTER TABLE trash ADD COLUMN aside BOOLEAN DEFAULT 0 NOT NULL;
+DROP INDEX trash_due;
+CREATE INDEX trash_server ON trash (server, due);
+CREATE INDEX trash_block ON trash (block_id);
+CREATE TABLE repairs (
+    generation INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    remaining INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    PRIMARY KEY (generation, position)
+) WITHOUT ROWID;
+CREATE INDEX repairs_remaining ON repairs (remaining, due)
+"""
+
+
+def _identity_repair_and_undelete(connection: Connection) -> None:
+    for statement in _TO_VERSION_2.split(";"):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = [_identity_repair_and_undelete]

@@ -1,0 +1,261 @@
+"""Heals by itself: copies what has too few good replicas, and gives up those that are not needed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from filefly.client.transfer import run_all
+from filefly.errors import Conflict, DiskFull, FileFlyError, TimedOut, Unavailable, WrongStorage
+from filefly.meta.checking import Checker
+from filefly.meta.cluster import Cluster
+from filefly.meta.inventory import set_displaced
+from filefly.meta.placement import CopyBlock, GiveUp, Servers, Settled, Stuck, next_step
+from filefly.meta.replicas import (
+    FIRST,
+    Place,
+    StoredBlock,
+    committed_on,
+    copied,
+    count_repairs,
+    due_repairs,
+    give_up,
+    note_repairs,
+    places_on,
+    plan_copy,
+    postpone_repair,
+    settle_repair,
+    shelve_repair,
+    stored_block,
+    stored_blocks,
+    trashed_on,
+    wake_repairs,
+)
+from filefly.meta.running_time import RunningTime
+from filefly.meta.transactions import Transactions
+from filefly.wire.messages import MAX_BLOCK_SIZE
+
+_ROUND_SECONDS = 1.0
+_AT_ONCE = 4
+_BATCH = 64
+_WALKED_AT_ONCE = 1000
+_LONGEST_QUEUE = 20_000
+_MOST_STEPS = 32
+_ASKED_ABOUT = 100
+_STUCK_SECONDS = 600
+_STUCK_A_SECOND = 20
+"""So many stuck blocks are looked at again each second at most, however many there are."""
+_FAILED_SECONDS = 30
+
+
+class Repairer:
+    """Once a second looks at what is due for repair; copies at most `rate_bytes` a second, directly between servers.
+
+    What is to be looked at is noted where a replica is found bad, and by walking over the blocks of data servers that
+    are away, draining, or back. `trash_due` tells when what is given up may be deleted.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: Any,
+        transactions: Transactions,
+        cluster: Cluster,
+        checker: Checker,
+        time: RunningTime,
+        trash_due: Callable[[], int],
+        rate_bytes: int,
+    ) -> None:
+        self._clock = clock
+        self._transactions = transactions
+        self._cluster = cluster
+        self._checker = checker
+        self._time = time
+        self._trash_due = trash_due
+        self._rate_bytes = rate_bytes
+        self._refusal: FileFlyError | None = None  # why the last copy could not be made
+        self._waiting = 0
+        self._next_copy = 0.0
+        self._walks: dict[tuple[int, str], Place] = {}  # how far each is
+        self._servers: Servers | None = None
+        self._stopping = False
+        self._under_way: Deferred[None] = succeed(None)
+        self._loop = LoopingCall(self._begin_round)
+        self._loop.clock = clock
+        self._ended: Deferred[Any] = Deferred()
+
+    def start(self) -> None:
+        """Begin."""
+        self._ended = self._loop.start(_ROUND_SECONDS)
+
+    def stop(self) -> Any:
+        """Give up the steps that are under way, and end; the catalog knows of a copy that nobody waits for any more."""
+        self._stopping = True
+        self._loop.stop()
+        self._under_way.cancel()
+        return self._ended
+
+    def _begin_round(self) -> Deferred[None]:
+        self._under_way = Deferred.fromCoroutine(self._round_and_go_on())
+        return self._under_way
+
+    async def _round_and_go_on(self) -> None:
+        try:
+            await self.round()
+        except CancelledError:
+            pass
+        except Exception:  # a background loop logs and goes on
+            self.log.failure("repairing failed; trying again")
+
+    async def round(self) -> None:
+        """Walk a little further and look at some of what is due, again and again until nothing is."""
+        while not self._stopping:
+            servers = self._as_they_are()
+            if servers != self._servers:  # what was stuck may not be any more
+                self._servers = servers
+                await self._transactions.write(wake_repairs)
+            await self._walk(servers)
+            places = await self._transactions.read(due_repairs, self._time.seconds(), _BATCH)
+            await run_all((partial(self._mend, place) for place in places), _AT_ONCE)
+            if len(places) < _BATCH:
+                return
+
+    def _as_they_are(self) -> Servers:
+        rows = self._cluster.servers.values()
+        return Servers(
+            answering=frozenset(self._cluster.up()),
+            placing=tuple(self._cluster.placing()),
+            away=frozenset(row.key for row in rows if self._cluster.condition(row.key).away),
+            draining=frozenset(row.key for row in rows if row.draining),
+        )
+
+    async def why_still_there(self, server: int) -> str | None:
+        """Return what keeps the first blocks of a data server where they are, if something does."""
+        places = await self._transactions.read(places_on, server, FIRST, _ASKED_ABOUT)
+        for block in await self._transactions.read(stored_blocks, places):
+            busy = await self._transactions.read(trashed_on, block.id, self._time.seconds())
+            step = next_step(block, self._as_they_are(), busy)
+            if isinstance(step, Stuck):
+                return step.why
+        return None if self._refusal is None else str(self._refusal)
+
+    # Finding what is to be looked at
+
+    async def _walk(self, servers: Servers) -> None:
+        """Note some blocks of each data server that is away, draining, or back after copies were made elsewhere."""
+        displaced = {row.key for row in self._cluster.servers.values() if row.displaced}
+        wanted = {
+            *((server, "away") for server in servers.away),
+            *((server, "draining") for server in servers.draining),
+            *((server, "back") for server in servers.answering & displaced),
+        }
+        self._walks = {walk: self._walks.get(walk, FIRST) for walk in wanted}
+        self._waiting = await self._transactions.read(count_repairs)
+        if await self._transactions.read(count_repairs, self._time.seconds()) > _LONGEST_QUEUE:
+            return
+        for (server, why), after in list(self._walks.items()):
+            places = await self._transactions.read(places_on, server, after, _WALKED_AT_ONCE)
+            if places:
+                await self._note(servers, server, why, after, places[-1])
+                self._walks[server, why] = places[-1]
+            elif why == "back":
+                self._cluster.take(await self._transactions.write(set_displaced, server, False))
+            else:
+                self._walks[server, why] = FIRST  # what was planned on it, or deleted, may be committed by now
+
+    async def _note(self, servers: Servers, server: int, why: str, after: Place, last: Place) -> None:
+        """Note those of a stretch of blocks for which something can be done; the others are walked over again."""
+        uncounted = servers.away | servers.draining
+        wanting = uncounted if why == "away" else None
+        found = await self._transactions.read(committed_on, server, after, last, wanting)
+        blocks = await self._transactions.read(stored_blocks, found)
+        places = [block.place for block in blocks if isinstance(next_step(block, servers), CopyBlock | GiveUp)]
+        if places:
+            await self._transactions.write(note_repairs, places, uncounted)
+
+    # Doing it
+
+    async def _mend(self, place: Place) -> None:
+        """Take step after step until a block is as it should be, or cannot be mended now."""
+        refused: dict[int, FileFlyError] = {}  # data servers that could not take a copy, and why
+        try:
+            for _ in range(_MOST_STEPS):
+                if self._stopping:
+                    return
+                block = await self._transactions.read(stored_block, place)
+                busy = await self._transactions.read(trashed_on, block.id, self._time.seconds()) if block else set()
+                step = next_step(block, self._as_they_are(), busy | refused.keys()) if block else Settled()
+                if isinstance(step, Settled) or block is None:
+                    await self._transactions.write(settle_repair, place, block)
+                    return
+                if isinstance(step, Stuck):
+                    wait = _FAILED_SECONDS if refused else max(_STUCK_SECONDS, self._waiting // _STUCK_A_SECOND)
+                    await self._transactions.write(shelve_repair, block, self._time.seconds() + wait)
+                    return
+                if isinstance(step, GiveUp):
+                    await self._give_up(block, step)
+                else:
+                    await self._copy_to(block, step, refused)
+        except FileFlyError as error:
+            self.log.info("cannot repair a block yet: {error}", error=error)
+        await self._transactions.write(postpone_repair, place, self._time.seconds() + _FAILED_SECONDS)
+
+    async def _copy_to(self, block: StoredBlock, step: CopyBlock, refused: dict[int, FileFlyError]) -> None:
+        """Put a copy on the step's target; if that cannot be, note why it `refused`."""
+        await self._pace(block.size)
+        try:
+            await self._transactions.write(plan_copy, block, step.target, self._time.seconds())
+            if not await self._copy(block, step):
+                return  # what was thought to be good is not: the next step is another one
+            away = self._as_they_are().away
+            rows = await self._transactions.write(copied, block, step.target, away, self._trash_due())
+        except FileFlyError as error:
+            self.log.info("cannot copy {block_id}: {error}", block_id=block.id, error=error)
+            refused[step.target] = self._refusal = error
+        else:
+            self._refusal = None
+            self._cluster.take(rows)
+            told = next((row.told for row in rows if row.key == step.target), "")
+            self.log.info("block {block_id} was copied to {told}", block_id=block.id, told=told)
+
+    async def _copy(self, block: StoredBlock, step: CopyBlock) -> bool:
+        """Copy from the first source that can; return whether one could, raise if not though all are good."""
+        failed: FileFlyError | None = None
+        for source in step.sources:
+            try:
+                await self._cluster.copy(block.id, block.crc32c, source, step.target)
+            except (Conflict, DiskFull, WrongStorage):
+                raise  # the target's refusal, whatever the source
+            except (Unavailable, TimedOut) as error:
+                failed = error
+            except FileFlyError as error:
+                if await self._checker.check(block, source) is None:
+                    failed = error
+            else:
+                return True
+        if failed is not None:
+            raise failed
+        return False
+
+    async def _pace(self, size: int) -> None:
+        """Wait until as many bytes may be copied."""
+        now = self._clock.seconds()
+        seconds = size / self._rate_bytes
+        most = _AT_ONCE * MAX_BLOCK_SIZE / self._rate_bytes  # more only if the clock was set back
+        wait = min(max(self._next_copy - now, 0), most)
+        self._next_copy = now + wait + seconds
+        if wait:
+            await deferLater(self._clock, wait)
+
+    async def _give_up(self, block: StoredBlock, step: GiveUp) -> None:
+        """Verify what is to remain, and only then turn a replica into trash."""
+        verified = [server for server in step.keep if await self._checker.check(block, server) is None]
+        if len(verified) < block.wanted:
+            return  # what was thought to be good is not: the next step is another one
+        now = self._as_they_are()
+        usable = now.answering - now.draining
+        await self._transactions.write(give_up, block, step.server, verified, usable, self._trash_due())
