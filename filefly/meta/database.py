@@ -129,9 +129,20 @@ def _in_savepoint(connection: Connection, change: Change) -> Any:
 def _filefly_error(error: Exception) -> FileFlyError:
     if isinstance(error, FileFlyError):
         return error
-    reason = error.orig if isinstance(error, DatabaseError) else error
+    cause = _first_cause(error)
+    reason = cause.orig if isinstance(cause, DatabaseError) else cause
     if "disk is full" in str(reason):
         return DiskFull("the catalog's disk is full; free some space")
     failed = Internal(f"the catalog failed: {reason}")
     failed.__cause__ = error
     return failed
+
+
+def _first_cause(error: Exception) -> Exception:
+    """Return the first of the database's errors: on some SQLite ends the transaction, and then misses its savepoint."""
+    found, earlier = error, error.__context__
+    while earlier is not None:
+        if isinstance(earlier, SQLAlchemyError):
+            found = earlier
+        earlier = earlier.__context__
+    return found

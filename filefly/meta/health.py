@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut
@@ -30,6 +29,7 @@ from filefly.meta.inventory import (
     resume,
     suspend,
 )
+from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.wire.messages import Pong
@@ -73,32 +73,25 @@ class Health:
     """Why nothing is deleted or expires, if so."""
     _seen: dict[int, Seen] = field(factory=dict)
     _told: dict[int, int] = field(factory=dict)  # the generation that each data server was told last
-    _loop: LoopingCall | None = None
-    _ended: Deferred[Any] | None = None
+    _rounds: Rounds = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the rounds."""
+        self._rounds = Rounds(self._clock, self.round, self._interval_seconds, "checking the data servers")
 
     def start(self) -> None:
         """Begin."""
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round_and_go_on()))
-        self._loop.clock = self._clock
-        self._ended = self._loop.start(self._interval_seconds)
+        self._rounds.start()
 
     def stop(self) -> Any:
         """End after the pings that are under way."""
-        if self._loop is not None:
-            self._loop.stop()
-        return self._ended
+        return self._rounds.stop()
 
     def seen(self, server: int) -> Seen:
         """Return what was last seen of a data server."""
         if server not in self._seen:
             self._seen[server] = Seen(answered=self._time.seconds())
         return self._seen[server]
-
-    async def _round_and_go_on(self) -> None:
-        try:
-            await self.round()
-        except Exception:  # a background loop logs and goes on
-            self.log.failure("checking the data servers failed; trying again")
 
     async def round(self) -> None:
         """Ping every data server and draw the conclusions."""

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
@@ -34,6 +33,7 @@ from filefly.meta.replicas import (
     trashed_on,
     wake_repairs,
 )
+from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.wire.messages import MAX_BLOCK_SIZE
@@ -83,33 +83,16 @@ class Repairer:
         self._walks: dict[tuple[int, str], Place] = {}  # how far each is
         self._servers: Servers | None = None
         self._stopping = False
-        self._under_way: Deferred[None] = succeed(None)
-        self._loop = LoopingCall(self._begin_round)
-        self._loop.clock = clock
-        self._ended: Deferred[Any] = Deferred()
+        self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "repairing")
 
     def start(self) -> None:
         """Begin."""
-        self._ended = self._loop.start(_ROUND_SECONDS)
+        self._rounds.start()
 
     def stop(self) -> Any:
         """Give up the steps that are under way, and end; the catalog knows of a copy that nobody waits for any more."""
         self._stopping = True
-        self._loop.stop()
-        self._under_way.cancel()
-        return self._ended
-
-    def _begin_round(self) -> Deferred[None]:
-        self._under_way = Deferred.fromCoroutine(self._round_and_go_on())
-        return self._under_way
-
-    async def _round_and_go_on(self) -> None:
-        try:
-            await self.round()
-        except CancelledError:
-            pass
-        except Exception:  # a background loop logs and goes on
-            self.log.failure("repairing failed; trying again")
+        return self._rounds.stop(give_up=True)
 
     async def round(self) -> None:
         """Walk a little further and look at some of what is due, again and again until nothing is."""

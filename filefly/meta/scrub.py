@@ -5,8 +5,6 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
@@ -14,6 +12,7 @@ from filefly.errors import FileFlyError
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.replicas import count_on, places_on, stored_block
+from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
 from filefly.meta.transactions import Transactions
@@ -48,37 +47,20 @@ class Scrubber:
         self._period_seconds = period_seconds
         self._counted: dict[int, int] = {}  # when the blocks of each data server were last counted
         self._stopping = False
-        self._under_way: Deferred[None] = succeed(None)
-        self._loop = LoopingCall(self._begin_round)
-        self._loop.clock = clock
-        self._ended: Deferred[Any] = Deferred()
+        self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "scrubbing")
 
     def start(self) -> None:
         """Begin."""
-        self._ended = self._loop.start(_ROUND_SECONDS)
+        self._rounds.start()
 
     def stop(self) -> Any:
         """Give up the checks that are under way, and end."""
         self._stopping = True
-        self._loop.stop()
-        self._under_way.cancel()
-        return self._ended
+        return self._rounds.stop(give_up=True)
 
     async def hurry(self, server: int) -> None:
         """Begin a pass now, and do not spread it."""
         await self._transactions.write(begin_scrub_pass, server, self._time.seconds(), True)
-
-    def _begin_round(self) -> Deferred[None]:
-        self._under_way = Deferred.fromCoroutine(self._round_and_go_on())
-        return self._under_way
-
-    async def _round_and_go_on(self) -> None:
-        try:
-            await self.round()
-        except CancelledError:
-            pass
-        except Exception:  # a background loop logs and goes on
-            self.log.failure("scrubbing failed; trying again")
 
     async def round(self) -> None:
         """Check on each data server as many blocks as are due by now."""

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
@@ -23,6 +22,7 @@ from filefly.meta.endings import (
 )
 from filefly.meta.health import Health
 from filefly.meta.inventory import save_running_seconds
+from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 
@@ -63,9 +63,7 @@ class TrashCollector:
         self._settle = settle
         self._saved = time.seconds()
         self._resting: dict[int, int] = {}  # server that failed: running time until which it is left alone
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round_and_go_on()))
-        self._loop.clock = clock
-        self._ended: Deferred[Any] = Deferred()
+        self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "collecting the trash")
 
     def due(self) -> int:
         """Return when what is given up now may be deleted, in running time."""
@@ -73,22 +71,15 @@ class TrashCollector:
 
     def start(self) -> None:
         """Begin."""
-        self._ended = self._loop.start(_ROUND_SECONDS)
+        self._rounds.start()
 
     def stop(self) -> Any:
         """End after the round that is under way, and save the running time."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._loop.stop()
-        await self._ended
+        await self._rounds.stop()
         await self._transactions.write(save_running_seconds, self._time.seconds())
-
-    async def _round_and_go_on(self) -> None:
-        try:
-            await self.round()
-        except Exception:  # a background loop logs and goes on
-            self.log.failure("collecting the trash failed; trying again")
 
     async def round(self) -> None:
         """End what is over, and delete what is due."""

@@ -310,7 +310,7 @@ async def wait_for_round(bench: Bench, seconds: float = 0) -> None:
     """Let the clock go on, and wait until the loop has looked at everybody, and waits for its next turn."""
     bench.monotonic.now += seconds
     bench.clock.advance(seconds)
-    loop: Any = bench.health._loop
+    loop: Any = bench.health._rounds._loop
     await turn_until(bench, lambda: loop.call is not None)
 
 

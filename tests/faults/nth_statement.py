@@ -1,0 +1,101 @@
+"""A catalog on which one statement fails, whichever that is: the others are real."""
+
+import errno
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attrs import frozen
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
+
+from filefly.meta.database import Database
+
+T = TypeVar("T")
+
+COMMIT = "COMMIT"
+"""What the driver does by itself: it is counted as a statement."""
+
+_SENTENCES = {
+    errno.EIO: "disk I/O error",
+    errno.ENOSPC: "database or disk is full",
+    errno.EACCES: "attempt to write a readonly database",
+}
+_ROLLS_BACK = {errno.EIO, errno.ENOSPC}
+"""After these SQLite may have taken the whole transaction back by itself, with all savepoints in it."""
+
+
+@frozen
+class Fault:
+    """Which statement fails, counted from 0, with what error, and how often it does when it is tried again."""
+
+    number: int
+    error: int
+    times: int = 1
+
+
+class Statements:
+    """Counts what is said to a database, from `watch` on, and lets one statement fail."""
+
+    def __init__(self, database: Database) -> None:
+        self.said: list[str] = []
+        self._fault: Fault | None = None
+        self._failures = 0
+        engine = database._engine
+        engine.dispose()  # the connections are made anew, and then hurry
+        event.listen(engine, "connect", _hurry)
+        event.listen(engine, "before_cursor_execute", self._before)
+        self._do_commit = engine.dialect.do_commit
+        engine.dialect.do_commit = self._commit  # type: ignore[method-assign]
+
+    def watch(self, fault: Fault | None = None) -> None:
+        """Begin to count, and let a statement fail."""
+        self.said = []
+        self._fault = fault
+        self._failures = 0
+
+    def only_in(self, change: Callable[[Connection], T], fault: Fault) -> Callable[[Connection], T]:
+        """Return a change whose own statements are those that are counted, and one of which fails each time."""
+
+        def watched(connection: Connection) -> T:
+            self.watch(fault)
+            try:
+                return change(connection)
+            finally:
+                self.watch()
+
+        return watched
+
+    def _before(
+        self, _connection: Connection, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+    ) -> None:
+        error = self._fails(statement)
+        if error is not None:
+            if error in _ROLLS_BACK and cursor.connection.in_transaction:
+                cursor.connection.rollback()
+            raise OperationalError(statement, parameters, sqlite3.OperationalError(_SENTENCES[error]))
+
+    def _commit(self, dbapi_connection: Any) -> None:
+        error = self._fails(COMMIT)
+        if error is not None:
+            if error in _ROLLS_BACK:
+                dbapi_connection.rollback()
+            raise sqlite3.OperationalError(_SENTENCES[error])
+        self._do_commit(dbapi_connection)
+
+    def _fails(self, statement: str) -> int | None:
+        """Count a statement and return the error with which it fails, if it does."""
+        number = len(self.said)
+        self.said.append(statement)
+        fault = self._fault
+        if fault is None or self._failures == fault.times:
+            return None
+        if number != fault.number and not (self._failures and statement == self.said[fault.number]):
+            return None
+        self._failures += 1
+        return fault.error
+
+
+def _hurry(connection: sqlite3.Connection, _record: Any) -> None:
+    """Do not wait for stable storage: no power is cut here."""
+    connection.execute("PRAGMA synchronous=OFF")
