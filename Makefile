@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python demo.py $(FILE)
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """The server's end of a conversation: read a request, answer it, go on to the next."""
 
-from traceback import clear_frames
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -114,7 +113,7 @@ class ServerProtocol(Conversation):
             finally:
                 await self.skip_payload()
         except FileFlyError as error:
-            clear_frames(error.__traceback__)  # an error that came through a Deferred keeps its request's data alive
+            error.__traceback__ = None  # an error that came through a Deferred keeps its request's data alive
             await self._reply(error_reply(error))
         except ConnectionClosed:
             raise

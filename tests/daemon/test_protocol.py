@@ -15,10 +15,11 @@ from twisted.python.failure import Failure
 
 from filefly.daemon.protocol import ServerFactory, ServerProtocol, Verbs
 from filefly.data.server import DataServer
+from filefly.errors import DiskFull
 from filefly.threads import InThread
 from filefly.wire.codec import commands_of
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
-from filefly.wire.messages import Ping, Pong, Reply, Request
+from filefly.wire.messages import Ping, Pong, Reply, Request, Store
 from tests.data.disks import open_store
 from tests.peer import HeldThreads, Peer, inline
 
@@ -266,6 +267,29 @@ def test_the_payload_of_an_unknown_store_is_dropped() -> None:
     assert error("unknown command", "unknown_command") + PONG == server.answers(
         line(command="store", block_id="a-0", size=len(TRAP)) + TRAP + line(command="ping")
     )
+
+
+class Refusing:
+    """Says no to whatever is asked, each time with the same error: those of one transaction may share one."""
+
+    commands = commands_of(Store)
+    max_payload = MIB
+    error = DiskFull("full")
+
+    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+        raise self.error
+
+
+def test_one_error_may_be_the_answer_to_several_peers() -> None:
+    """One of which is still sending its payload when the other one is answered."""
+    server = Server(Refusing())
+    slow, quick = server.connect(), server.connect()
+    slow.give(line(command="store", block_id="a-0", size=4) + b"ab")
+    quick.give(line(command="store", block_id="a-0", size=4) + b"abcd")
+    slow.give(b"cd")
+    for peer in (quick, slow):
+        assert error("full", "disk_full") == peer.transport.value()
+        peer.hang_up()
 
 
 def test_data_in_base64_means_no_payload(server: Server) -> None:
