@@ -42,18 +42,19 @@ def reconcile(rows: Sequence[DataServerRow], seen: Mapping[int, Identity], catal
     """Return what follows from what is `seen` at the addresses of `rows`, by key."""
     result = Reconciled()
     owners = {row.storage_id: row for row in rows if row.storage_id is not None}
+    ours = {key: found for key, found in seen.items() if found.catalog_id in (None, catalog_id)}
     for row in rows:
-        if (found := seen.get(row.key)) is None:
+        if (found := ours.get(row.key)) is None:
+            if row.key in seen:
+                result.refused[row.key] = _refusal(row, "holds a storage of another catalog")
             continue
         owner = owners.get(found.storage_id)
-        if found.catalog_id not in (None, catalog_id):
-            result.refused[row.key] = _refusal(row, "holds a storage of another catalog")
-        elif owner is row:
+        if owner is row:
             result.ours.append(row.key)
             if found.catalog_id is None:
                 result.unadopted.append(row.key)
         elif owner is not None:
-            elsewhere = seen.get(owner.key)
+            elsewhere = ours.get(owner.key)
             at_home = elsewhere is not None and elsewhere.storage_id == found.storage_id
             if at_home or owner.key in result.moved:
                 result.refused[row.key] = f"holds the storage of {owner.address}, or a copy of it; use one of them"
