@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from filefly.errors import FileFlyError, Unavailable
+from filefly.errors import FileFlyError, Unavailable, UnknownCommand
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -73,6 +73,8 @@ def _status_of(result: Any, metadata_addr: str) -> int:
     hint = ""
     if isinstance(error, Unavailable) and str(error).startswith(f"cannot reach {metadata_addr}"):
         hint = "; is the metadata server running there? (--metadata-addr)"
+    if isinstance(error, UnknownCommand):
+        hint = f"; is {metadata_addr} a metadata server, and not a data server? (--metadata-addr)"
     say(f"{error}{hint}")
     return 1
 

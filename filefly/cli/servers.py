@@ -149,8 +149,9 @@ def add(address: str, advertised: str | None) -> None:
 
 @servers.command(short_help="Take the storage that is now at ADDR for what it is.")
 @click.argument("address", metavar="ADDR")
+@click.option("--take-over", is_flag=True, help="Also one of another catalog, which cannot use it any more.")
 @metadata_option()
-def accept(address: str) -> None:
+def accept(address: str, take_over: bool) -> None:
     """Take the storage that is now at ADDR for what it is, though another one was expected there.
 
     Look first whether its disk is mounted! What the storage that was there before has is not forgotten: it is found
@@ -162,7 +163,7 @@ def accept(address: str) -> None:
     """
 
     async def command(client: "Client") -> None:
-        await client.administration.accept(address)
+        await client.administration.accept(address, take_over)
         say(f"accepted what is at {address}; filefly-client servers shows it")
 
     run(metadata_addr(), _CONCURRENCY, command)

@@ -68,9 +68,9 @@ class Administration:
         """Add a data server for good, or change what address clients are told."""
         return self._asked(RegisterDataServer(data_server, advertised), Reply)
 
-    def accept(self, data_server: str) -> Deferred[Reply]:
-        """Take the storage that is now at an address for what it is, though another one was expected there."""
-        return self._asked(AcceptDataServer(data_server), Reply)
+    def accept(self, data_server: str, take_over: bool = False) -> Deferred[Reply]:
+        """Take the storage that is now at an address for what it is; another catalog's only with `take_over`."""
+        return self._asked(AcceptDataServer(data_server, take_over), Reply)
 
     def remove(self, data_server: str, lost: bool = False) -> Deferred[Reply]:
         """Retire a data server for good; raises Conflict if it has what is needed and is not said to be `lost`."""

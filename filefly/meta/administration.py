@@ -88,7 +88,7 @@ class Administration:
             case RegisterDataServer():
                 return await self._register(request)
             case AcceptDataServer():
-                await self._health.accept(request.data_server_addr)
+                await self._health.accept(request.data_server_addr, request.take_over)
             case Drain():
                 return await self._drain(request.data_server_addr)
             case Undrain():
@@ -133,7 +133,7 @@ class Administration:
             storage_id=row.storage_id,
             free_bytes=seen.pong.free_bytes,
             total_bytes=seen.pong.total_bytes,
-            scrub=None if scrub is None else ScrubProgress(scrub.checked, scrub.total, scrub.bad, scrub.finished),
+            scrub=None if scrub is None else _progress_of(scrub),
         )
 
     async def _register(self, request: RegisterDataServer) -> Reply:
@@ -178,3 +178,10 @@ class Administration:
     async def _undelete(self, name: str) -> MetadataReply:
         check_file_name(name)
         return MetadataReply(self._cluster.metadata_of(await self._transactions.write(bring_back, name)))
+
+
+def _progress_of(scrub: ScrubPass) -> ScrubProgress | None:
+    """Return how far a pass is, once it has come to a block or somebody waits for it."""
+    if not scrub.checked and not scrub.hurry and scrub.finished is None:
+        return None
+    return ScrubProgress(scrub.checked, scrub.total, scrub.bad, scrub.finished)

@@ -65,10 +65,13 @@ def _servers(count: int) -> str:
 def unreachable(row: DataServerRow, error: str, refused: bool) -> Finding:
     """Return what is to be said of a data server that cannot be asked, or that is `refused` as it is."""
     name = name_of(row)
-    if refused:
+    remove = f"if its disk is gone for good, filefly-client servers remove {name} --lost"
+    if row.address is None:
+        mend = f"bring its disk back; {remove}"
+    elif refused:
         mend = f"filefly-client servers accept {name}"
     else:
-        mend = f"start the data server, or filefly-client servers remove {name} --lost"
+        mend = f"start the data server; if it has moved, filefly-client servers add HOST:PORT; {remove}"
     return Finding("unreachable", f"data server {name} cannot be asked: {error}", mend, data_server=name)
 
 
@@ -77,5 +80,5 @@ def unknown(row: DataServerRow, block_id: str, suspended: bool) -> Finding:
     sentence = f"data server {name_of(row)} has a block {block_id} that the catalog does not know"
     if suspended:
         sentence += ", or not any more: it is older than its data"
-    mend = _ACCEPT_CATALOG if suspended else _REPAIR
+    mend = f"save what you need of it, then {_ACCEPT_CATALOG}" if suspended else _REPAIR
     return Finding("unknown", sentence, mend, block_id=block_id, data_server=name_of(row))

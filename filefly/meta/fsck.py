@@ -178,7 +178,7 @@ class Inspector:
 
     async def _check_block(self, block: StoredBlock, page: _Page, found: dict[Place, list[Finding]]) -> None:
         bad = await self._bad_replicas(block, page)
-        if not bad and self._kept(block) >= block.wanted:
+        if not bad and self._kept(block, page) >= block.wanted:
             return
         now = await self._transactions.read(stored_block, block.place)
         if now is None:
@@ -186,14 +186,18 @@ class Inspector:
         servers = self._cluster.servers
         still_bad = {servers[server]: bad[server] for server in now.servers if server in bad and server in servers}
         suspended = self._health.suspended is not None
-        found[block.place] = findings_of(now, still_bad, self._kept(now), suspended)
+        found[block.place] = findings_of(now, still_bad, self._kept(now, page), suspended)
         if page.request.repair and found[block.place]:
             away = [server for server in servers if self._cluster.condition(server).away]
             await self._transactions.write(begin_repair, block.place, away)
 
-    def _kept(self, block: StoredBlock) -> int:
-        """Return on how many data servers that count a block should be; whether it is there was looked at apart."""
-        return sum(not self._cluster.condition(server).away for server in block.servers)
+    def _kept(self, block: StoredBlock, page: _Page) -> int:
+        """Return on how many data servers that count a block should be; whether it is there was looked at apart.
+
+        Where nobody could look, what was found bad before does not count.
+        """
+        unseen = page.silent & block.bad.keys()
+        return sum(server not in unseen and not self._cluster.condition(server).away for server in block.servers)
 
     async def _bad_replicas(self, block: StoredBlock, page: _Page) -> dict[int, Bad]:
         bad: dict[int, Bad] = {}

@@ -189,8 +189,11 @@ class Health:
 
     # What somebody who looks after the cluster decides
 
-    async def accept(self, name: str) -> None:
-        """Take the storage that is now at a data server's address for what it is; raises NotFound, Conflict."""
+    async def accept(self, name: str, take_over: bool = False) -> None:
+        """Take the storage that is now at a data server's address for what it is.
+
+        Raises NotFound, and Conflict for a storage of another catalog, unless it is to be taken over.
+        """
         row = await self._transactions.read(named_data_server, name)
         if row.address is None:
             raise NotFound(f"{name} is seen at no address; name the address where it is now")
@@ -198,11 +201,16 @@ class Health:
         found = _identity(await self._cluster.ping_address(address))
         if found is None:
             raise Conflict(f"{address} does not tell who it is; is it a FileFly data server, of this version?")
-        self._cluster.take(await self._transactions.write(accept_storage, address, found.storage_id))
         about = await self._transactions.read(catalog_row)
+        if found.catalog_id not in (None, about.catalog_id) and not take_over:
+            raise Conflict(
+                f"{address} holds a storage of another catalog: is --catalog the right file? To take it from there: "
+                f"filefly-client servers accept {address} --take-over"
+            )
+        self._cluster.take(await self._transactions.write(accept_storage, address, found.storage_id))
         highest = await self._transactions.read(highest_generation)
         [key] = [each.key for each in self._cluster.servers.values() if each.storage_id == found.storage_id]
-        await self._cluster.adopt(key, about.catalog_id, highest, force=True)
+        await self._cluster.adopt(key, about.catalog_id, highest, force=take_over)
         await self.round()
 
     async def accept_catalog(self) -> None:

@@ -46,7 +46,8 @@ def reconcile(rows: Sequence[DataServerRow], seen: Mapping[int, Identity], catal
     for row in rows:
         if (found := ours.get(row.key)) is None:
             if row.key in seen:
-                result.refused[row.key] = _refusal(row, "holds a storage of another catalog")
+                why = "holds a storage of another catalog (is --catalog the right file?)"
+                result.refused[row.key] = f"{_refusal(row, why)} --take-over"
             continue
         owner = owners.get(found.storage_id)
         if owner is row:

@@ -79,6 +79,13 @@ class CopyBlock:
 
 
 @frozen
+class TakeBack:
+    """What lies on `server` as trash is to be a replica again, if it is good."""
+
+    server: int
+
+
+@frozen
 class GiveUp:
     """The replica on `server` is to go, once the others that `keep` the block were verified."""
 
@@ -86,18 +93,19 @@ class GiveUp:
     keep: tuple[int, ...]
 
 
-Step = Settled | Stuck | CopyBlock | GiveUp
+Step = Settled | Stuck | CopyBlock | TakeBack | GiveUp
 
 
-def next_step(block: StoredBlock, servers: Servers, busy: Collection[int] = ()) -> Step:
-    """Return what is to be done next about a block's replicas; `busy` data servers cannot take it now.
+def next_step(block: StoredBlock, servers: Servers, busy: Collection[int] = (), trashed: Collection[int] = ()) -> Step:
+    """Return what is to be done next about a block's replicas.
 
-    First as many good replicas as wanted, where possible on a data server whose own is bad; then bad replicas, those on
-    draining servers and surplus ones go, one at a time.
+    `busy` data servers cannot take it now; on `trashed` ones it waits for the end of its grace. First as many good
+    replicas as wanted: what is trash is taken back, or a copy made, where possible on a data server whose own is bad.
+    Then bad replicas, those on draining servers and surplus ones go, one at a time.
     """
     kept = [server for server in block.good if server not in servers.away and server not in servers.draining]
     if len(kept) < block.wanted:
-        return _copy(block, servers, busy)
+        return _take_back(block, servers, trashed) or _copy(block, servers, busy)
     leaving = [server for server in block.servers if server in block.bad and server not in servers.away]
     leaving += [server for server in block.good if server in servers.draining]
     if not leaving and len(kept) > block.wanted:
@@ -108,6 +116,15 @@ def next_step(block: StoredBlock, servers: Servers, busy: Collection[int] = ()) 
     if len(keep) < block.wanted:
         return Stuck("the other replicas cannot be verified: a data server does not answer")
     return GiveUp(leaving[0], keep)
+
+
+def _take_back(block: StoredBlock, servers: Servers, trashed: Collection[int]) -> Step | None:
+    there = sorted(servers.answering & set(trashed) - set(block.servers))
+    staying = [server for server in there if server not in servers.draining]
+    if staying:
+        return TakeBack(staying[0])
+    last = not any(server in servers.answering for server in block.good)
+    return TakeBack(there[0]) if there and last else None
 
 
 def _copy(block: StoredBlock, servers: Servers, busy: Collection[int]) -> Step:

@@ -1,6 +1,6 @@
 """Heals by itself: copies what has too few good replicas, and gives up those that are not needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from filefly.errors import Conflict, DiskFull, FileFlyError, TimedOut, Unavailab
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.inventory import set_displaced
-from filefly.meta.placement import CopyBlock, GiveUp, Servers, Settled, Stuck, next_step
+from filefly.meta.placement import CopyBlock, GiveUp, Servers, Settled, Step, Stuck, TakeBack, next_step
 from filefly.meta.replicas import (
     FIRST,
     Place,
@@ -120,8 +120,7 @@ class Repairer:
         """Return what keeps the first blocks of a data server where they are, if something does."""
         places = await self._transactions.read(places_on, server, FIRST, _ASKED_ABOUT)
         for block in await self._transactions.read(stored_blocks, places):
-            busy = await self._transactions.read(trashed_on, block.id, self._time.seconds())
-            step = next_step(block, self._as_they_are(), busy)
+            step = await self._next_step(block)
             if isinstance(step, Stuck):
                 return step.why
         return None if self._refusal is None else str(self._refusal)
@@ -170,8 +169,7 @@ class Repairer:
                 if self._stopping:
                     return
                 block = await self._transactions.read(stored_block, place)
-                busy = await self._transactions.read(trashed_on, block.id, self._time.seconds()) if block else set()
-                step = next_step(block, self._as_they_are(), busy | refused.keys()) if block else Settled()
+                step = Settled() if block is None else await self._next_step(block, refused.keys())
                 if isinstance(step, Settled) or block is None:
                     await self._transactions.write(settle_repair, place, block)
                     return
@@ -181,11 +179,25 @@ class Repairer:
                     return
                 if isinstance(step, GiveUp):
                     await self._give_up(block, step)
+                elif isinstance(step, TakeBack):
+                    await self._take_back(block, step.server)
                 else:
                     await self._copy_to(block, step, refused)
         except FileFlyError as error:
             self.log.info("cannot repair a block yet: {error}", error=error)
         await self._transactions.write(postpone_repair, place, self._time.seconds() + _FAILED_SECONDS)
+
+    async def _next_step(self, block: StoredBlock, refused: Collection[int] = ()) -> Step:
+        trashed = await self._transactions.read(trashed_on, block.id)
+        going = await self._transactions.read(trashed_on, block.id, self._time.seconds())
+        return next_step(block, self._as_they_are(), {*going, *refused}, trashed - going)
+
+    async def _take_back(self, block: StoredBlock, server: int) -> None:
+        """Make a replica of what is trash and waits, and see whether it is good."""
+        await self._transactions.write(plan_copy, block, server, self._time.seconds())
+        planned = await self._transactions.read(stored_block, block.place)
+        if planned is not None:
+            await self._checker.check(planned, server)
 
     async def _copy_to(self, block: StoredBlock, step: CopyBlock, refused: dict[int, FileFlyError]) -> None:
         """Put a copy on the step's target; if that cannot be, note why it `refused`."""

@@ -14,9 +14,13 @@ from filefly.wire.messages import MAX_PAGE, Number, Reply, Request
 
 
 class AcceptDataServer(Request, frozen=True, tag="accept"):
-    """Take the storage that is now at an address for what it is, though another one was expected there."""
+    """Take the storage that is now at an address for what it is, though another one was expected there.
+
+    One of another catalog only with `take_over`: that one cannot use it any more.
+    """
 
     data_server_addr: str
+    take_over: bool = False
 
 
 class Drain(Request, frozen=True, tag="drain"):

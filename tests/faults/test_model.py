@@ -25,6 +25,19 @@ Plan = tuple[int, Sequence[tuple[Any, ...]]]
 """A seed and steps: the name of a method of SimulatedCluster and its arguments."""
 
 REGRESSIONS: Sequence[Plan] = [
+    # a data server came back while another was down: the surplus copies were never removed
+    (
+        1,
+        [
+            ("store", 0, "a", 90, 3),
+            ("wait", 3.0),
+            ("crash", 4, False),
+            ("wait", 90.0),
+            ("crash", 1, False),
+            ("restart", 4),
+            ("wait", 7.0),
+        ],
+    ),
     # planted: a store answered before it was durable
     (112764255, [("store", 1, "b", 150, 2), ("crash_soon", 1, 13), ("wait", 0.5)]),
     # planted: blocks deleted before the catalog had given them up

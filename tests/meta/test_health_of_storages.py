@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from filefly.errors import NotFound
+from filefly.errors import Conflict, NotFound
 from filefly.meta.catalog import Plan, committed_plan, open_plans
 from filefly.meta.endings import delete_file, due_trash, undelete_file
 from filefly.meta.inventory import (
@@ -215,10 +215,15 @@ async def test_another_catalogs_storage_is_refused_until_it_is_accepted(reactor:
         bench.nodes.append(other)
         bench.cluster.take(done(bench.database, register_data_server, other.address, None))
         await bench.health.round()
-        assert refusal(bench, 3).startswith("holds a storage of another catalog; to take it as it is:")
+        assert refusal(bench, 3).startswith(
+            "holds a storage of another catalog (is --catalog the right file?); to take it as it is:"
+        )
         assert "of somebody else" == other.identity["catalog_id"]
         assert None is seen(bench.database, catalog_row).suspended  # its generations are of another counter
-        await bench.health.accept(other.address)
+        with pytest.raises(Conflict, match="is --catalog the right file"):
+            await bench.health.accept(other.address)
+        assert "of somebody else" == other.identity["catalog_id"]
+        await bench.health.accept(other.address, take_over=True)
         assert ["up", "up", "up"] == states(bench)
         assert (seen(bench.database, catalog_row).catalog_id, 0) == (
             other.identity["catalog_id"],

@@ -91,7 +91,8 @@ def test_another_catalogs_storage_is_refused(storage_id: str, where: str) -> Non
     [(key, sentence)] = concluded(**{where: shown(storage_id, "other catalog")}).refused.items()
     assert {"a": 1, "c": 3}[where] == key
     assert sentence == (
-        f"holds a storage of another catalog; to take it as it is: filefly-client servers accept {where}:1"
+        "holds a storage of another catalog (is --catalog the right file?); "
+        f"to take it as it is: filefly-client servers accept {where}:1 --take-over"
     )
 
 

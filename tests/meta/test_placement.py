@@ -14,6 +14,7 @@ from filefly.meta.placement import (
     Settled,
     Step,
     Stuck,
+    TakeBack,
     choose_block_size,
     cut,
     next_step,
@@ -217,6 +218,17 @@ def test_no_copy_goes_to_a_busy_server() -> None:
     assert CopyBlock((1,), 3) == next_step(block_on(1, 2, wanted=2, bad={2: "missing"}), servers_of(), busy=[2])
 
 
+def test_trash_is_taken_back_before_anything_is_copied() -> None:
+    """It lies there already; but not from a server that is to be emptied, unless nothing else is left."""
+    one = block_on(1, wanted=2)
+    assert TakeBack(3) == next_step(one, servers_of(), trashed=[3])
+    assert CopyBlock((1,), 2) == next_step(one, servers_of([1, 2]), trashed=[3])
+    assert CopyBlock((1,), 2) == next_step(one, servers_of(draining=[3]), trashed=[3])
+    lost = block_on(1, wanted=1, bad={1: "corrupt"})
+    assert TakeBack(3) == next_step(lost, servers_of(draining=[3]), trashed=[3])
+    assert Settled() == next_step(block_on(1, 2, wanted=2), servers_of(), trashed=[3])
+
+
 def test_copies_are_spread() -> None:
     """A dead server's blocks do not all end on one other."""
     steps = [next_step(block_on(1, wanted=2, position=position), servers_of()) for position in range(6)]
@@ -300,6 +312,7 @@ def test_whatever_the_world_step_after_step_ends_well(world: World) -> None:
         if isinstance(step, CopyBlock):
             check_copy(world, step)
         else:
+            assert isinstance(step, GiveUp)  # in this world there is no trash to be taken back
             check_giving_up(world, step)
         world = world.after(step)
         assert len(world.block.servers) == len(set(world.block.servers))

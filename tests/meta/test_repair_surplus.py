@@ -38,6 +38,25 @@ async def test_a_server_that_comes_back_makes_one_replica_too_many(reactor: Any,
 
 
 @on_reactor
+async def test_a_copy_in_the_trash_saves_a_block_whose_replicas_all_go_bad(reactor: Any, tmp_path: Path) -> None:
+    """As long as its grace lasts, it is a replica again as soon as it is needed."""
+    async with healing(reactor, tmp_path) as run:
+        stored = run.store("a", DATA, (1, 2))
+        run.cluster.become(s2=AWAY)
+        await run.heal()
+        run.cluster.become(s2=UP)
+        await run.heal()
+        assert [(BLOCK, 3)] == run.trash()
+        for server, bad in ((1, "corrupt"), (2, "missing")):
+            run.flip(server, BLOCK)
+            done(run.database, mark, Place(stored.generation, 0), server, bad)
+        await run.heal()
+        assert (BLOCK, 3) not in run.trash()
+        assert {3} < {*run.block(stored).good}
+        assert 2 == len(run.block(stored).good)
+
+
+@on_reactor
 async def test_a_server_that_comes_back_with_a_bad_replica_keeps_the_copy(reactor: Any, tmp_path: Path) -> None:
     """It is found out before anything is given up."""
     async with healing(reactor, tmp_path) as run:
