@@ -210,8 +210,6 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         "resumes": new.resumes,
     }
     generation = connection.execute(_NEW_PLAN, values).scalar_one()
-    if new.resumes is not None:
-        _end_what_it_resumes(connection, new.resumes, new.touched)
     sums: Sequence[str | None] = new.sums or [None] * len(new.sizes)
     planned = tuple(
         PlanBlock(make_block_id(stem, index, None if short else generation), size, crc32c, servers)
@@ -241,13 +239,6 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         resumes=new.resumes,
         blocks=planned,
     )
-
-
-def _end_what_it_resumes(connection: Connection, generation: int, due: int) -> None:
-    """End the plan that a resumed plan resumes itself: what was in place there has been linked long ago."""
-    resumed = plan_of_generation(connection, generation)
-    if resumed is not None and resumed.resumes is not None:
-        connection.execute(_END_OPEN, {"of": resumed.resumes, "at": due})
 
 
 def _insert(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -404,3 +395,8 @@ def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredRe
 def end_plan(connection: Connection, generation: int, due: int) -> None:
     """End a plan, open or committed, if it is one: its blocks become trash at `due`; until then it can come back."""
     connection.execute(_END, {"of": generation, "at": due})
+
+
+def end_open_plan(connection: Connection, generation: int, due: int) -> None:
+    """End a plan as `end_plan` does, but only while it is open: what was committed meanwhile is a file."""
+    connection.execute(_END_OPEN, {"of": generation, "at": due})

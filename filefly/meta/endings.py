@@ -16,6 +16,13 @@ from filefly.meta.schema import COMMITTED, DELETED, PENDING, blocks, plans, repa
 _generation: BindParameter[int] = bindparam("of")
 
 _GENERATIONS = select(plans.c.generation).where(or_(COMMITTED, PENDING), plans.c.name == bindparam("name"))
+_OPEN_IMPLICIT = select(plans.c.generation).where(PENDING, plans.c.name == bindparam("name"), ~plans.c.explicit)
+_PLACELESS = (
+    select(blocks.c.position)
+    .outerjoin(replicas, (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position))
+    .where(blocks.c.generation == _generation, replicas.c.server.is_(None))
+    .limit(1)
+)
 _RENAME = update(plans).where(plans.c.generation == _generation).values(name=bindparam("to"))
 _LAST_DELETED = (
     select(plans.c.generation)
@@ -38,7 +45,14 @@ _PLAN_TO_TRASH = insert(trash).from_select(
     .join(replicas, (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position))
     .where(blocks.c.generation == _generation),
 )
-_FORGET_PLAN = [delete(table).where(table.c.generation == _generation) for table in (repairs, replicas, blocks, plans)]
+# Whoever uploads by a plan that was never committed may not know that it was ended, and store its blocks for as long as
+# he likes: their short ids are not given again. It is at most one row for a stem.
+_KEEPS_STEM = plans.c.stem.is_not(None) & plans.c.modified.is_(None)
+_FORGET_PLAN = [
+    *(delete(table).where(table.c.generation == _generation) for table in (repairs, replicas, blocks)),
+    update(plans).where(plans.c.generation == _generation, _KEEPS_STEM).values(state="over", name="", due=None),
+    delete(plans).where(plans.c.generation == _generation, ~_KEEPS_STEM),
+]
 
 
 @frozen
@@ -70,6 +84,8 @@ def undelete_file(connection: Connection, name: str) -> Plan:
     generation = connection.execute(_LAST_DELETED, {"name": name}).scalar_one_or_none()
     if generation is None:
         raise NotFound("nothing of this name can be brought back: it was never stored, or its time is over")
+    if connection.execute(_PLACELESS, {"of": generation}).first() is not None:
+        raise NotFound("its blocks went with a data server that was removed")
     connection.execute(_UNDELETE, {"of": generation})
     return committed_plan(connection, name)
 
@@ -84,6 +100,8 @@ def rename_file(connection: Connection, name: str, new_name: str, due: int) -> N
     replaced = committed_generation(connection, new_name)
     if replaced is not None:
         end_plan(connection, replaced, due)
+    for implicit in connection.execute(_OPEN_IMPLICIT, {"name": new_name}).scalars().all():
+        end_plan(connection, implicit, due)  # what was stored before must not replace what came later
     connection.execute(_RENAME, {"of": generation, "to": new_name})
 
 
@@ -131,6 +149,17 @@ def due_trash(connection: Connection, server: int, now: int, limit: int) -> list
     return [TrashRow(*row) for row in connection.execute(due.order_by(c.due, c.key).limit(limit))]
 
 
-def forget_trash(connection: Connection, keys: Sequence[int]) -> None:
-    """Forget trash whose data servers have confirmed that it is gone."""
-    connection.execute(delete(trash).where(trash.c.key.in_(keys)))
+def mark_going(connection: Connection, rows: Sequence[TrashRow]) -> list[TrashRow]:
+    """Note that deletes are about to be sent: nobody takes this trash back. Return what is still there of it."""
+    keys = [row.key for row in rows]
+    connection.execute(update(trash).where(trash.c.key.in_(keys), trash.c.due > 0).values(due=0))
+    c = trash.c
+    left = select(c.key, c.block_id, c.server, c.aside).where(c.key.in_(keys))
+    there = {TrashRow(*row) for row in connection.execute(left)}
+    return [row for row in rows if row in there]
+
+
+def forget_trash(connection: Connection, keys: Sequence[int], server: int | None = None) -> None:
+    """Forget trash of which a data server has confirmed that it is gone; keys of a removed one are given again."""
+    here = trash.c.key.in_(keys) if server is None else trash.c.key.in_(keys) & (trash.c.server == server)
+    connection.execute(delete(trash).where(here))

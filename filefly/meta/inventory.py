@@ -209,6 +209,11 @@ def check_removable(connection: Connection, name: str, lost: bool) -> DataServer
 def forget_data_server(connection: Connection, key: int) -> list[DataServerRow]:
     """Forget a data server that nothing names any more, and what it had still to delete."""
     connection.execute(delete(trash).where(trash.c.server == key))
+    r = replicas.c
+    planned = connection.execute(select(r.generation, r.position).where(r.server == key)).all()
+    connection.execute(delete(replicas).where(r.server == key))
+    for generation, position in planned:
+        _note_repair(connection, generation, position)
     connection.execute(delete(data_servers).where(_c.key == key))
     return data_server_rows(connection)
 

@@ -247,6 +247,8 @@ def plan_copy(connection: Connection, block: StoredBlock, server: int, time: int
     now = stored_block(connection, block.place)
     if now is None:
         raise Conflict("the block's file is not there any more")
+    if server not in {row.key for row in data_server_rows(connection)}:
+        raise Conflict("the data server was removed")
     _check_not_trashed(connection, block, server, by=time)
     connection.execute(delete(trash).where(trash.c.block_id == block.id, trash.c.server == server))
     if server in now.servers:
@@ -271,7 +273,8 @@ def copied(
     """
     known = connection.execute(select(_b.id).where(_b.generation == block.place.generation).limit(1)).first()
     if known is None:
-        _to_trash(connection, block, server, due)
+        if place_of(connection, block.id) is None:  # else it is another file's by now
+            _to_trash(connection, block, server, due)
         return data_server_rows(connection)
     _check_not_trashed(connection, block, server)
     here = update(replicas).where(_at(block.place), _r.server == server).values(bad=None)

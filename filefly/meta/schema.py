@@ -11,10 +11,11 @@
 | `repairs` | a block that has to be looked at: its replicas are too few, too many, or bad |
 
 `plans.generation` and `data_servers.key` never repeat (AUTOINCREMENT). `stem` is set where the plan's ids have the
-short form and so occupy it. Times named `due`, `touched` and `begun` are in seconds of running time
-(`catalog.running_seconds`). Names are compared as UTF-8 bytes. `data_servers.storage_id` is empty until a data server
-was first heard from, `address` while its storage is seen nowhere. `displaced` says that replicas of it were replaced
-while it was away.
+short form and so occupy it. An upload that was given up keeps its stem when all else of it is forgotten (`over`):
+whoever is still at work on it must not meet another file's blocks. Times named `due`, `touched` and `begun` are in
+seconds of running time (`catalog.running_seconds`). Names are compared as UTF-8 bytes. `data_servers.storage_id` is
+empty until a data server was first heard from, `address` while its storage is seen nowhere. `displaced` says that
+replicas of it were replaced while it was away.
 """
 
 from collections.abc import Callable

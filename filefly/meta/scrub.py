@@ -8,10 +8,10 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
-from filefly.errors import FileFlyError
+from filefly.errors import FileFlyError, TimedOut
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
-from filefly.meta.replicas import count_on, places_on, stored_block
+from filefly.meta.replicas import Place, StoredBlock, count_on, places_on, stored_block
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
@@ -46,6 +46,7 @@ class Scrubber:
         self._time = time
         self._period_seconds = period_seconds
         self._counted: dict[int, int] = {}  # when the blocks of each data server were last counted
+        self._late: dict[int, Place] = {}  # the block of each data server that was not read in time
         self._stopping = False
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "scrubbing")
 
@@ -101,6 +102,16 @@ class Scrubber:
             return _BATCH
         return max(0, min(_BATCH, math.ceil(part * scrub.total) - scrub.checked))
 
+    async def _is_bad(self, block: StoredBlock, server: int) -> bool:
+        """Check a block; one that cannot be read in time is tried again, and then left to the next pass."""
+        try:
+            return await self._checker.check(block, server) is not None
+        except TimedOut:
+            if self._late.get(server) != block.place:
+                self._late[server] = block.place
+                raise
+            return False
+
     async def _check_some(self, server: int, scrub: ScrubPass, limit: int) -> ScrubPass:
         """Check the next blocks and write down how far that is; raises what keeps one from being checked."""
         places = await self._transactions.read(places_on, server, scrub.place, limit)
@@ -108,7 +119,7 @@ class Scrubber:
         for place in places:
             block = await self._transactions.read(stored_block, place)
             if block is not None and server in block.servers:
-                bad += await self._checker.check(block, server) is not None
+                bad += await self._is_bad(block, server)
         if places:
             checked = scrub.checked + len(places)
             scrub = evolve(scrub, place=places[-1], checked=checked, bad=scrub.bad + bad)

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from filefly.client.transfer import run_all
-from filefly.errors import Conflict, FileFlyError, Incomplete
-from filefly.meta.catalog import Plan, end_plan, touch_plan
+from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, TimedOut, Unavailable, WrongStorage
+from filefly.meta.catalog import Plan, end_open_plan, touch_plan
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.endings import (
     TrashRow,
@@ -18,6 +18,7 @@ from filefly.meta.endings import (
     expire_plans,
     forget_trash,
     let_go,
+    mark_going,
     silent_implicit_plans,
 )
 from filefly.meta.health import Health
@@ -31,6 +32,7 @@ _SAVE_SECONDS = 60
 _BATCH = 1000
 _REST_SECONDS = 30
 _RETRY_SECONDS = 60
+_CANNOT_BE_ASKED = (Unavailable, TimedOut, WrongStorage, Busy)
 
 
 class TrashCollector:
@@ -63,6 +65,7 @@ class TrashCollector:
         self._settle = settle
         self._saved = time.seconds()
         self._resting: dict[int, int] = {}  # server that failed: running time until which it is left alone
+        self._refused: dict[int, int] = {}  # trash that its data server could not delete: until when it is left alone
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "collecting the trash")
 
     def due(self) -> int:
@@ -97,13 +100,14 @@ class TrashCollector:
                 await self._settle_or_end(plan, retry=silent_since + _RETRY_SECONDS)
             await self._transactions.write(let_go, now, _BATCH)
         self._resting = {server: until for server, until in self._resting.items() if until > now}
+        self._refused = {key: until for key, until in self._refused.items() if until > now}
         await run_all((partial(self._delete_due, server, now) for server in up), len(up))
 
     async def _settle_or_end(self, plan: Plan, retry: int) -> None:
         try:
             await self._settle(plan)
         except (Incomplete, Conflict):
-            await self._transactions.write(end_plan, plan.generation, self.due())
+            await self._transactions.write(end_open_plan, plan.generation, self.due())
         except FileFlyError as error:
             self.log.info("cannot say yet whether {name} is complete: {error}", name=plan.name, error=error)
             await self._transactions.write(touch_plan, plan.generation, retry)
@@ -112,10 +116,14 @@ class TrashCollector:
         if server in self._resting:
             return
         rows = await self._transactions.read(due_trash, server, now, _BATCH)
+        rows = [row for row in rows if row.key not in self._refused]
+        if not rows:
+            return
+        rows = await self._transactions.write(mark_going, rows)
         confirmed: list[int] = []
         await run_all((partial(self._delete, row, confirmed) for row in rows), AT_ONCE)
         if confirmed:
-            await self._transactions.write(forget_trash, confirmed)
+            await self._transactions.write(forget_trash, confirmed, server)
 
     async def _delete(self, row: TrashRow, confirmed: list[int]) -> None:
         if row.server in self._resting:
@@ -124,7 +132,11 @@ class TrashCollector:
         try:
             await get_rid(row.server, row.block_id)
         except FileFlyError as error:
-            self._resting[row.server] = self._time.seconds() + _REST_SECONDS
+            until = self._time.seconds() + _REST_SECONDS
+            if isinstance(error, _CANNOT_BE_ASKED):
+                self._resting[row.server] = until
+            else:
+                self._refused[row.key] = until
             self.log.info("cannot delete {block_id} yet: {error}", block_id=row.block_id, error=error)
         else:
             confirmed.append(row.key)

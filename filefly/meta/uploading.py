@@ -9,7 +9,7 @@ from filefly.client.decisions import error_of_all
 from filefly.client.files import Source
 from filefly.client.transfer import run_all
 from filefly.errors import FileFlyError
-from filefly.meta.catalog import Plan, PlanBlock, end_plan
+from filefly.meta.catalog import Plan, PlanBlock, end_open_plan
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.commits import Committer
 from filefly.meta.planning import Planner
@@ -45,7 +45,7 @@ class Uploader:
             blocks = [stored[position] for position in sorted(stored)]
             return await self._committer.complete(CompleteFile(generation=plan.generation, blocks=blocks))
         except FileFlyError:
-            await self._transactions.write(end_plan, plan.generation, self._trash_due())
+            await self._transactions.write(end_open_plan, plan.generation, self._trash_due())
             raise
 
     async def _store_block(self, block: PlanBlock, source: Source, offset: int) -> StoredBlock:

@@ -352,7 +352,7 @@ def test_only_a_newer_plan_commits_itself(database: Database) -> None:
     newer = plan(database, "b", 1)
     commit(database, newer)
     done(database, rename_file, "b", "a", DUE)
-    with pytest.raises(Conflict, match="a newer file was committed first"):
+    with pytest.raises(Conflict, match="it was ended, replaced or deleted"):
         commit(database, older, only_if_newer=True)
     assert newer.generation == seen(database, committed_plan, "a").generation
 

@@ -250,7 +250,11 @@ class CatalogMachine(RuleBasedStateMachine):
             assert name not in self.files
             return
         moved = self.files.pop(name)
-        self.end_file(new_name)
+        if name != new_name:
+            self.end_file(new_name)
+            for generation, each in list(self.open.items()):
+                if each.planned.name == new_name and not each.planned.explicit:
+                    self.end_upload(generation)
         self.files[new_name] = seen(self.database, committed_plan, new_name)
         assert (moved.generation, moved.blocks) == (self.files[new_name].generation, self.files[new_name].blocks)
 

@@ -104,7 +104,10 @@ async def test_a_catalog_that_is_older_than_its_data_sets_nothing_aside(tmp_path
         done(cluster.bench.database, suspend, "it is old", 1000)
         await cluster.bench.health.round()
         [finding] = await cluster.findings(repair=True)
-        assert ("unknown", "filefly-client catalog accept") == (finding.kind, finding.mend)
+        assert ("unknown", "save what you need of it, then filefly-client catalog accept") == (
+            finding.kind,
+            finding.mend,
+        )
         assert [] == seen(cluster.bench.database, trashed)
         await cluster.bench.health.accept_catalog()
         assert [("unknown", "stray-0", "1")] == await cluster.kinds(repair=True)
