@@ -4,12 +4,7 @@ from typing import ClassVar
 
 from attrs import define
 
-from filefly.errors import BadRequest, UnknownCommand
-from filefly.meta.backup import Backups
-from filefly.meta.cluster import Cluster
-from filefly.meta.fsck import Inspector
-from filefly.meta.health import Health
-from filefly.meta.inventory import (
+from filefly.catalog.inventory import (
     DataServerRow,
     check_removable,
     forget_data_server,
@@ -18,12 +13,17 @@ from filefly.meta.inventory import (
     register_data_server,
     set_draining,
 )
+from filefly.catalog.replicas import forget_replicas
+from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
+from filefly.catalog.undeletion import bring_back
+from filefly.errors import BadRequest, UnknownCommand
+from filefly.meta.backup import Backups
+from filefly.meta.cluster import Cluster
+from filefly.meta.fsck import Inspector
+from filefly.meta.health import Health
 from filefly.meta.repair import Repairer
-from filefly.meta.replicas import forget_replicas
 from filefly.meta.scrub import Scrubber
-from filefly.meta.scrub_passes import ScrubPass, scrub_passes
 from filefly.meta.transactions import Transactions
-from filefly.meta.undeletion import bring_back
 from filefly.wire.address import check_client_address
 from filefly.wire.administration import (
     AcceptCatalog,

@@ -18,16 +18,16 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from filefly.catalog.endings import delete_file
+from filefly.catalog.inventory import save_backed_up
+from filefly.catalog.listing import list_files
+from filefly.catalog.snapshots import Snapshots
 from filefly.client.files import FileObjectSource, sum_of
 from filefly.daemon.payloads import send_raw
 from filefly.errors import FileFlyError, Unavailable
 from filefly.meta.cluster import Cluster
-from filefly.meta.endings import delete_file
 from filefly.meta.health import Health
-from filefly.meta.inventory import save_backed_up
-from filefly.meta.listing import list_files
 from filefly.meta.running_time import RunningTime
-from filefly.meta.snapshots import Snapshots
 from filefly.meta.transactions import Transactions
 from filefly.meta.uploading import Uploader
 from filefly.threads import WorkerPool

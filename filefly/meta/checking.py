@@ -6,10 +6,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from filefly.catalog.inventory import catalog_row
+from filefly.catalog.replicas import Bad, Place, StoredBlock, mark, place_of, stored_block
 from filefly.errors import Conflict, FileFlyError, Internal, NotFound, Unavailable
 from filefly.meta.cluster import Cluster
-from filefly.meta.inventory import catalog_row
-from filefly.meta.replicas import Bad, Place, StoredBlock, mark, place_of, stored_block
 from filefly.meta.transactions import Transactions
 from filefly.wire.messages import BlockSum
 from filefly.wire.names import check_block_id

@@ -5,11 +5,11 @@ from typing import Any
 
 from attrs import frozen
 
+from filefly.catalog.inventory import DataServerRow
+from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
 from filefly.errors import BadRequest, NotFound, Unavailable
-from filefly.meta.catalog import Plan, PlanBlock
-from filefly.meta.inventory import DataServerRow
 from filefly.threads import InThread
 from filefly.wire.messages import (
     Adopt,

@@ -7,9 +7,7 @@ from typing import TypeVar
 from attrs import frozen
 from sqlalchemy import Connection
 
-from filefly.client.transfer import run_all
-from filefly.errors import BadRequest, Conflict, Corrupt, FileFlyError, Incomplete, NotFound
-from filefly.meta.catalog import (
+from filefly.catalog.plans import (
     Commit,
     Plan,
     StoredReplicas,
@@ -19,6 +17,8 @@ from filefly.meta.catalog import (
     plan_of_generation,
     touch_plan,
 )
+from filefly.client.transfer import run_all
+from filefly.errors import BadRequest, Conflict, Corrupt, FileFlyError, Incomplete, NotFound
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Mapping
 
-from filefly.meta.inventory import DataServerRow
-from filefly.meta.replicas import Bad, StoredBlock
+from filefly.catalog.inventory import DataServerRow
+from filefly.catalog.replicas import Bad, StoredBlock
 from filefly.wire.administration import Finding
 from filefly.wire.messages import BlockSum
 

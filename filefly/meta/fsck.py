@@ -13,16 +13,16 @@ import msgspec
 from attrs import define, field, frozen
 from sqlalchemy import Connection, Row, Select, or_, select
 
+from filefly.catalog.replicas import FIRST, Bad, Place, StoredBlock, note_repairs, postpone_repair, stored_block
+from filefly.catalog.schema import COMMITTED, blocks, plans, replicas
+from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.client.transfer import run_all
 from filefly.errors import BadRequest, Busy, FileFlyError, TimedOut, Unavailable, WrongStorage
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.findings import damage_of, findings_of, unknown, unreachable
 from filefly.meta.health import Health
-from filefly.meta.replicas import FIRST, Bad, Place, StoredBlock, note_repairs, postpone_repair, stored_block
-from filefly.meta.schema import COMMITTED, blocks, plans, replicas
 from filefly.meta.transactions import Transactions
-from filefly.meta.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.units import MIB
 from filefly.wire.administration import Finding, Fsck, FsckPage
 from filefly.wire.messages import MAX_PAGE, Number

@@ -16,10 +16,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut
-from filefly.meta.cluster import Cluster, Condition
-from filefly.meta.identity import Identity, reconcile
-from filefly.meta.inventory import (
+from filefly.catalog.inventory import (
     SKIPPED_GENERATIONS,
     accept_storage,
     catalog_row,
@@ -29,6 +26,9 @@ from filefly.meta.inventory import (
     resume,
     suspend,
 )
+from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut
+from filefly.meta.cluster import Cluster, Condition
+from filefly.meta.identity import Identity, reconcile
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions

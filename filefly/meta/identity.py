@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from filefly.meta.inventory import DataServerRow
+from filefly.catalog.inventory import DataServerRow
 
 
 @frozen

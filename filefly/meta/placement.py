@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
+from filefly.catalog.replicas import StoredBlock
 from filefly.errors import BadRequest, TooLarge
-from filefly.meta.replicas import StoredBlock
 from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 

@@ -5,9 +5,7 @@ from functools import partial
 
 from crc32c import crc32c
 
-from filefly.client.transfer import run_all
-from filefly.errors import BadRequest, FileFlyError
-from filefly.meta.catalog import (
+from filefly.catalog.plans import (
     NewPlan,
     Plan,
     PlanBlock,
@@ -17,6 +15,8 @@ from filefly.meta.catalog import (
     short_ids_free,
     touch_plan,
 )
+from filefly.client.transfer import run_all
+from filefly.errors import BadRequest, FileFlyError
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.placement import choose_block_size, cut, place
 from filefly.meta.running_time import RunningTime

@@ -7,13 +7,8 @@ from typing import Any
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from filefly.client.transfer import run_all
-from filefly.errors import Conflict, DiskFull, FileFlyError, TimedOut, Unavailable, WrongStorage
-from filefly.meta.checking import Checker
-from filefly.meta.cluster import Cluster
-from filefly.meta.inventory import set_displaced
-from filefly.meta.placement import CopyBlock, GiveUp, Servers, Settled, Step, Stuck, TakeBack, next_step
-from filefly.meta.replicas import (
+from filefly.catalog.inventory import set_displaced
+from filefly.catalog.replicas import (
     FIRST,
     Place,
     StoredBlock,
@@ -33,6 +28,11 @@ from filefly.meta.replicas import (
     trashed_on,
     wake_repairs,
 )
+from filefly.client.transfer import run_all
+from filefly.errors import Conflict, DiskFull, FileFlyError, TimedOut, Unavailable, WrongStorage
+from filefly.meta.checking import Checker
+from filefly.meta.cluster import Cluster
+from filefly.meta.placement import CopyBlock, GiveUp, Servers, Settled, Step, Stuck, TakeBack, next_step
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions

@@ -7,14 +7,14 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import Logger
 
+from filefly.catalog.replicas import Place, StoredBlock, count_on, places_on, stored_block
+from filefly.catalog.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
 from filefly.client.transfer import run_all
 from filefly.errors import FileFlyError, TimedOut
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
-from filefly.meta.replicas import Place, StoredBlock, count_on, places_on, stored_block
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
-from filefly.meta.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
 from filefly.meta.transactions import Transactions
 from filefly.wire.times import rfc3339
 

@@ -3,16 +3,16 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.listing import list_files
+from filefly.catalog.plans import Plan
 from filefly.client.decisions import Slice, slices_of
 from filefly.daemon.payloads import send_base64, send_raw
 from filefly.errors import Incomplete, NotFound, Unavailable
 from filefly.meta.administration import Administration
-from filefly.meta.catalog import Plan
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer, TrashDue
-from filefly.meta.endings import delete_file, rename_file
-from filefly.meta.listing import list_files
 from filefly.meta.planning import Planner
 from filefly.meta.transactions import Transactions
 from filefly.wire.codec import CommandTable, commands_of

@@ -12,6 +12,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from filefly.catalog.database import Database, open_database
+from filefly.catalog.inventory import catalog_row, take_data_servers
+from filefly.catalog.schema import CatalogUnusable
+from filefly.catalog.snapshots import Snapshots, catalog_file
 from filefly.daemon.options import absolute, bind, duration, positive, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, Part, refuse
@@ -20,17 +24,13 @@ from filefly.meta.backup import PREFIX, Backups
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer
-from filefly.meta.database import Database, open_database
 from filefly.meta.fsck import Inspector
 from filefly.meta.health import Health
-from filefly.meta.inventory import catalog_row, take_data_servers
 from filefly.meta.planning import Planner
 from filefly.meta.repair import Repairer
 from filefly.meta.running_time import RunningTime
-from filefly.meta.schema import CatalogUnusable
 from filefly.meta.scrub import Scrubber
 from filefly.meta.server import MetadataServer
-from filefly.meta.snapshots import Snapshots, catalog_file
 from filefly.meta.transactions import Transactions
 from filefly.meta.trash import TrashCollector
 from filefly.meta.uploading import Uploader

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
+from filefly.catalog.database import Change, Database
 from filefly.errors import FileFlyError
-from filefly.meta.database import Change, Database
 from filefly.threads import WorkerPool
 
 T = TypeVar("T")

@@ -7,11 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from filefly.client.transfer import run_all
-from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, TimedOut, Unavailable, WrongStorage
-from filefly.meta.catalog import Plan, end_open_plan, touch_plan
-from filefly.meta.cluster import AT_ONCE, Cluster
-from filefly.meta.endings import (
+from filefly.catalog.endings import (
     TrashRow,
     anything_over,
     due_trash,
@@ -21,8 +17,12 @@ from filefly.meta.endings import (
     mark_going,
     silent_implicit_plans,
 )
+from filefly.catalog.inventory import save_running_seconds
+from filefly.catalog.plans import Plan, end_open_plan, touch_plan
+from filefly.client.transfer import run_all
+from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, TimedOut, Unavailable, WrongStorage
+from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.health import Health
-from filefly.meta.inventory import save_running_seconds
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions

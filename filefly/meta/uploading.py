@@ -5,11 +5,11 @@ from functools import partial
 
 from attrs import define
 
+from filefly.catalog.plans import Plan, PlanBlock, end_open_plan
 from filefly.client.decisions import error_of_all
 from filefly.client.files import Source
 from filefly.client.transfer import run_all
 from filefly.errors import FileFlyError
-from filefly.meta.catalog import Plan, PlanBlock, end_open_plan
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.commits import Committer
 from filefly.meta.planning import Planner

@@ -9,8 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from filefly.client import Client
 from filefly.errors import BadRequest, Conflict, NotFound, Unavailable
 from filefly.wire.messages import MAX_PAGE
+from tests.catalog.catalogs import open_catalog, put_many_files
 from tests.client.faults import proxy_of, say_nothing
-from tests.meta.catalogs import open_catalog, put_many_files
 from tests.meta.running import RunningCluster, plan_of, running
 from tests.on_reactor import next_turn, on_reactor
 

@@ -9,7 +9,7 @@ from attrs import frozen
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from filefly.meta.database import Database
+from filefly.catalog.database import Database
 
 T = TypeVar("T")
 

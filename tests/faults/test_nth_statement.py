@@ -11,8 +11,10 @@ import pytest
 from attrs import define, field, frozen
 from sqlalchemy import Connection, select
 
-from filefly.errors import DiskFull, FileFlyError, Internal
-from filefly.meta.catalog import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, expire_plans, forget_trash, let_go, rename_file
+from filefly.catalog.inventory import register_data_server
+from filefly.catalog.plans import (
     Commit,
     commit_plan,
     committed_plan,
@@ -21,14 +23,11 @@ from filefly.meta.catalog import (
     replace_replica,
     touch_plan,
 )
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, expire_plans, forget_trash, let_go, rename_file
-from filefly.meta.inventory import register_data_server
-from filefly.meta.replicas import Place, StoredBlock, copied, give_up, mark, plan_copy, stored_block
-from filefly.meta.schema import metadata
-from filefly.meta.undeletion import bring_back
-from tests.faults.nth_statement import COMMIT, Fault, Statements
-from tests.meta.catalogs import (
+from filefly.catalog.replicas import Place, StoredBlock, copied, give_up, mark, plan_copy, stored_block
+from filefly.catalog.schema import metadata
+from filefly.catalog.undeletion import bring_back
+from filefly.errors import DiskFull, FileFlyError, Internal
+from tests.catalog.catalogs import (
     DUE,
     MODIFIED,
     commit,
@@ -40,6 +39,7 @@ from tests.meta.catalogs import (
     seen,
     store,
 )
+from tests.faults.nth_statement import COMMIT, Fault, Statements
 
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EACCES]
 KINDS = {errno.EIO: Internal, errno.ENOSPC: DiskFull, errno.EACCES: Internal}

@@ -13,12 +13,12 @@ from attrs import define, field
 from crc32c import crc32c
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
+from filefly.catalog.database import open_database
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
 from filefly.data.server import DataServer
 from filefly.data.storage import open_storage
-from filefly.meta.database import open_database
 from filefly.meta.tap import META_PARAMETERS, meta_service
 from filefly.threads import WorkerPool
 from filefly.wire.codec import crc32c_hex

@@ -8,20 +8,20 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.task import Clock
 
-from filefly.meta.catalog import Plan, StoredReplicas
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import take_data_servers
+from filefly.catalog.plans import Plan, StoredReplicas
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer
-from filefly.meta.database import Database
 from filefly.meta.health import Health
-from filefly.meta.inventory import take_data_servers
 from filefly.meta.repair import Repairer
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.meta.trash import TrashCollector
 from filefly.threads import WorkerPool
 from filefly.units import MIB
-from tests.meta.catalogs import BLOCK_SIZE, MODIFIED, commit, done, open_catalog, plan
+from tests.catalog.catalogs import BLOCK_SIZE, MODIFIED, commit, done, open_catalog, plan
 from tests.meta.running import DataNode, sum_of
 from tests.on_reactor import next_turn
 

@@ -9,8 +9,8 @@ import pytest
 from attrs import define
 from sqlalchemy import Connection, select
 
+from filefly.catalog.schema import repairs
 from filefly.meta.fsck import Inspector
-from filefly.meta.schema import repairs
 from filefly.wire.administration import Finding, Fsck
 from tests.meta.bench import Bench, on_a_bench
 

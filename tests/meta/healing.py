@@ -10,21 +10,21 @@ from sqlalchemy import insert, select
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import data_server_rows, set_draining
+from filefly.catalog.plans import Plan, StoredReplicas
+from filefly.catalog.replicas import Place, StoredBlock, note_repairs, stored_block
+from filefly.catalog.schema import repairs, trash
 from filefly.errors import Corrupt, FileFlyError, NotFound, Unavailable
-from filefly.meta.catalog import Plan, StoredReplicas
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster, Condition
-from filefly.meta.database import Database
-from filefly.meta.inventory import data_server_rows, set_draining
 from filefly.meta.repair import Repairer
-from filefly.meta.replicas import Place, StoredBlock, note_repairs, stored_block
 from filefly.meta.running_time import RunningTime
-from filefly.meta.schema import repairs, trash
 from filefly.meta.scrub import Scrubber
 from filefly.meta.transactions import Transactions
 from filefly.threads import WorkerPool
 from filefly.wire.messages import BlockSum
-from tests.meta.catalogs import BLOCK_SIZE, commit, done, open_catalog, plan, seen, trashed
+from tests.catalog.catalogs import BLOCK_SIZE, commit, done, open_catalog, plan, seen, trashed
 from tests.meta.running import sum_of
 from tests.on_reactor import next_turn
 

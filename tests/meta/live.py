@@ -9,15 +9,15 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import catalog_row, take_data_servers
+from filefly.catalog.plans import Plan, StoredReplicas
+from filefly.catalog.replicas import Place, StoredBlock, count_repairs, stored_block
 from filefly.meta.administration import Administration
-from filefly.meta.catalog import Plan, StoredReplicas
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
-from filefly.meta.database import Database
 from filefly.meta.health import Health
-from filefly.meta.inventory import catalog_row, take_data_servers
 from filefly.meta.repair import Repairer
-from filefly.meta.replicas import Place, StoredBlock, count_repairs, stored_block
 from filefly.meta.running_time import RunningTime
 from filefly.meta.scrub import Scrubber
 from filefly.meta.transactions import Transactions
@@ -25,7 +25,7 @@ from filefly.meta.trash import TrashCollector
 from filefly.threads import WorkerPool
 from filefly.units import MIB
 from filefly.wire.messages import DataServerList, DataServerState, ListDataServers, Request
-from tests.meta.catalogs import BLOCK_SIZE, commit, done, open_catalog, plan, seen, trashed
+from tests.catalog.catalogs import BLOCK_SIZE, commit, done, open_catalog, plan, seen, trashed
 from tests.meta.running import DataNode, sum_of
 from tests.on_reactor import next_turn
 

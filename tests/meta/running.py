@@ -24,8 +24,8 @@ from filefly.threads import WorkerPool
 from filefly.wire.address import listening_endpoint
 from filefly.wire.messages import MAX_BLOCK_SIZE
 from tests.caller import Caller, calling
+from tests.catalog.catalogs import url_of
 from tests.data.disks import QuickDisk, take
-from tests.meta.catalogs import url_of
 from tests.on_reactor import next_turn
 
 T = TypeVar("T")

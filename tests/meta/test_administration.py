@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.endings import delete_file
+from filefly.catalog.inventory import data_server_rows
+from filefly.catalog.replicas import FIRST, places_on
 from filefly.errors import BadRequest, Conflict, NotFound, UnknownCommand
 from filefly.meta.cluster import Condition
-from filefly.meta.endings import delete_file
-from filefly.meta.inventory import data_server_rows
-from filefly.meta.replicas import FIRST, places_on
 from filefly.wire.administration import (
     AcceptDataServer,
     Drain,
@@ -17,7 +17,7 @@ from filefly.wire.administration import (
     Undrain,
 )
 from filefly.wire.messages import DataServerState, Ping, RegisterDataServer, ScrubProgress
-from tests.meta.catalogs import done, ids_of, plan, seen
+from tests.catalog.catalogs import done, ids_of, plan, seen
 from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living, quiet
 from tests.meta.running import DataNode, asking, error, put
 from tests.on_reactor import next_turn, on_reactor

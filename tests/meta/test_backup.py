@@ -12,21 +12,21 @@ from crc32c import crc32c
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from filefly.catalog.endings import rename_file
+from filefly.catalog.inventory import catalog_row, suspend
+from filefly.catalog.listing import list_files
+from filefly.catalog.plans import committed_plan
+from filefly.catalog.snapshots import Snapshots
 from filefly.client.transfer import BlockTransfer
 from filefly.errors import Internal, Unavailable
 from filefly.meta.backup import PREFIX, Backups, backups
-from filefly.meta.catalog import committed_plan
 from filefly.meta.commits import Committer
-from filefly.meta.endings import rename_file
-from filefly.meta.inventory import catalog_row, suspend
-from filefly.meta.listing import list_files
 from filefly.meta.planning import Planner
-from filefly.meta.snapshots import Snapshots
 from filefly.meta.uploading import Uploader
 from filefly.threads import WorkerPool
+from tests.catalog.catalogs import DUE, MODIFIED, done, opened, put_many_files, seen, store
+from tests.catalog.copies import beside, names_in, snapshots_in
 from tests.meta.bench import Bench, on_a_bench
-from tests.meta.catalogs import DUE, MODIFIED, done, opened, put_many_files, seen, store
-from tests.meta.copies import beside, names_in, snapshots_in
 from tests.meta.running import asking, error, put, running
 from tests.on_reactor import next_turn, on_reactor
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from twisted.python.failure import Failure
 
+from filefly.catalog.endings import delete_file, forget_trash, let_go
+from filefly.catalog.inventory import forget_data_server, resume, suspend
+from filefly.catalog.replicas import Place, mark, settle_repair
+from filefly.catalog.schema import trash
 from filefly.errors import BadRequest, Conflict, FileFlyError, Internal, Unavailable
-from filefly.meta.endings import delete_file, forget_trash, let_go
-from filefly.meta.inventory import forget_data_server, resume, suspend
-from filefly.meta.replicas import Place, mark, settle_repair
-from filefly.meta.schema import trash
-from tests.meta.catalogs import done
+from tests.catalog.catalogs import done
 from tests.meta.healing import DOWN, Healing, healing, once, raising
 from tests.on_reactor import next_turn, on_reactor
 

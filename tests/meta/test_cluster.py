@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from filefly.catalog.inventory import DataServerRow
+from filefly.catalog.plans import Plan, PlanBlock
 from filefly.errors import BadRequest, Unavailable
-from filefly.meta.catalog import Plan, PlanBlock
 from filefly.meta.cluster import Cluster, Condition
-from filefly.meta.inventory import DataServerRow
 from filefly.wire.messages import Block, Replica
 from tests.on_reactor import on_reactor
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from filefly.catalog.endings import delete_file, undelete_file
+from filefly.catalog.inventory import forget_data_server
+from filefly.catalog.plans import StoredReplicas, committed_plan
+from filefly.catalog.replicas import Place, copied, plan_copy, stored_block
+from filefly.catalog.schema import trash
 from filefly.errors import FileFlyError, TimedOut
 from filefly.meta.administration import Administration
-from filefly.meta.catalog import StoredReplicas, committed_plan
-from filefly.meta.endings import delete_file, undelete_file
-from filefly.meta.inventory import forget_data_server
-from filefly.meta.replicas import Place, copied, plan_copy, stored_block
-from filefly.meta.schema import trash
 from filefly.wire.administration import RemoveDataServer
+from tests.catalog.catalogs import commit, confirm_all, done, let_all_go, plan, seen, trashed
 from tests.meta.bench import DAY_SECONDS, GRACE_SECONDS, Monotonic, on_a_bench
-from tests.meta.catalogs import commit, confirm_all, done, let_all_go, plan, seen, trashed
 from tests.meta.healing import healing
 from tests.meta.running import asking, bytes_of, pass_time, plan_of, push, put, sum_of
 from tests.on_reactor import next_turn, on_reactor

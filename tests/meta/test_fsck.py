@@ -4,15 +4,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.inventory import check_removable
+from filefly.catalog.replicas import FIRST, Place, forget_replicas, mark
+from filefly.catalog.schema import replicas
 from filefly.errors import BadRequest, Internal
-from filefly.meta.endings import delete_file, rename_file
 from filefly.meta.fsck import Cursor, next_stretch
-from filefly.meta.inventory import check_removable
-from filefly.meta.replicas import FIRST, Place, forget_replicas, mark
-from filefly.meta.schema import replicas
 from filefly.wire.administration import Finding, Fsck
+from tests.catalog.catalogs import DUE, done, opened, plan, seen, store
 from tests.meta.bench import GRACE_SECONDS
-from tests.meta.catalogs import DUE, done, opened, plan, seen, store
 from tests.meta.checked import DATA, REPAIR, checked, waiting_for_repair
 from tests.meta.running import asking, error, put
 from tests.on_reactor import on_reactor

@@ -10,11 +10,11 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
+from filefly.catalog.inventory import catalog_row, register_data_server
 from filefly.errors import Conflict, NotFound, Unavailable
 from filefly.meta.cluster import Cluster, Condition
-from filefly.meta.inventory import catalog_row, register_data_server
+from tests.catalog.catalogs import done, plan, seen
 from tests.meta.bench import GRACE_SECONDS, Bench, on_a_bench
-from tests.meta.catalogs import done, plan, seen
 from tests.meta.running import DataNode
 from tests.on_reactor import next_turn, on_reactor
 

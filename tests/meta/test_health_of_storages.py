@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from filefly.errors import Conflict, NotFound
-from filefly.meta.catalog import Plan, committed_plan, open_plans
-from filefly.meta.endings import delete_file, due_trash, undelete_file
-from filefly.meta.inventory import (
+from filefly.catalog.endings import delete_file, due_trash, undelete_file
+from filefly.catalog.inventory import (
     accept_storage,
     catalog_row,
     data_server_rows,
     highest_generation,
     register_data_server,
 )
+from filefly.catalog.plans import Plan, committed_plan, open_plans
+from filefly.errors import Conflict, NotFound
+from tests.catalog.catalogs import done, ended, plan, seen, trashed
 from tests.meta.bench import DAY_SECONDS, Bench, on_a_bench
-from tests.meta.catalogs import done, ended, plan, seen, trashed
 from tests.meta.running import DataNode
 from tests.on_reactor import next_turn, on_reactor
 

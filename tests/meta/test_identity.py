@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
+from filefly.catalog.inventory import DataServerRow, identify
+from filefly.catalog.schema import data_servers
 from filefly.meta.identity import Identity, Reconciled, reconcile
-from filefly.meta.inventory import DataServerRow, identify
-from filefly.meta.schema import data_servers
-from tests.meta.catalogs import done, opened
+from tests.catalog.catalogs import done, opened
 
 OURS = "catalog"
 ONE = DataServerRow(1, "a:1", None, True, "one")

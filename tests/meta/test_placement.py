@@ -6,6 +6,7 @@ from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filefly.catalog.replicas import Place, StoredBlock
 from filefly.errors import BadRequest, TooLarge
 from filefly.meta.placement import (
     CopyBlock,
@@ -20,7 +21,6 @@ from filefly.meta.placement import (
     next_step,
     place,
 )
-from filefly.meta.replicas import Place, StoredBlock
 from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 MIB = 1024 * 1024

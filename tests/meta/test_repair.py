@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.endings import delete_file, undelete_file
+from filefly.catalog.plans import Commit, StoredReplicas, commit_plan
+from filefly.catalog.replicas import Place, forget_replicas, mark
 from filefly.errors import Busy, Conflict, Corrupt, DiskFull, FileFlyError, Internal, TimedOut, Unavailable
-from filefly.meta.catalog import Commit, StoredReplicas, commit_plan
-from filefly.meta.endings import delete_file, undelete_file
-from filefly.meta.replicas import Place, forget_replicas, mark
-from tests.meta.catalogs import DUE, MODIFIED, done, ids_of, plan
+from tests.catalog.catalogs import DUE, MODIFIED, done, ids_of, plan
 from tests.meta.healing import AWAY, DOWN, FULL, SUSPECT, UP, healing, raising
 from tests.meta.running import sum_of
 from tests.on_reactor import on_reactor

@@ -7,12 +7,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from filefly.meta.endings import delete_file
-from filefly.meta.inventory import forget_data_server
+from filefly.catalog.endings import delete_file
+from filefly.catalog.inventory import forget_data_server
+from filefly.catalog.replicas import Place, forget_replicas, mark, note_repairs, plan_copy
 from filefly.meta.placement import next_step
-from filefly.meta.replicas import Place, forget_replicas, mark, note_repairs, plan_copy
 from filefly.wire.messages import MAX_BLOCK_SIZE
-from tests.meta.catalogs import done, store
+from tests.catalog.catalogs import done, store
 from tests.meta.healing import AWAY, RATE, UP, healing, once
 from tests.on_reactor import next_turn, on_reactor
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.plans import Commit, StoredReplicas, commit_plan
+from filefly.catalog.replicas import Place, mark
 from filefly.errors import DiskFull, Unavailable
-from filefly.meta.catalog import Commit, StoredReplicas, commit_plan
-from filefly.meta.replicas import Place, mark
-from tests.meta.catalogs import DUE, MODIFIED, done, ids_of, plan
+from tests.catalog.catalogs import DUE, MODIFIED, done, ids_of, plan
 from tests.meta.healing import AWAY, DOWN, FULL, UP, healing, once, raising
 from tests.meta.running import sum_of
 from tests.on_reactor import on_reactor

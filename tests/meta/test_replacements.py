@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file
+from filefly.catalog.plans import PlanBlock, open_plans, replace_replica
 from filefly.errors import Conflict, NotFound, Unavailable
-from filefly.meta.catalog import PlanBlock, open_plans, replace_replica
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file
-from tests.meta.catalogs import (
+from tests.catalog.catalogs import (
     DUE,
     commit,
     confirm_all,

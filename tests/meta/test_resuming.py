@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.plans import committed_plan, newest_explicit_plan, open_plans
 from filefly.errors import Conflict
-from filefly.meta.catalog import committed_plan, newest_explicit_plan, open_plans
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, rename_file
 from tests.caller import Caller, calling
-from tests.meta.catalogs import DUE, commit, done, ended, opened, plan, seen, store
+from tests.catalog.catalogs import DUE, commit, done, ended, opened, plan, seen, store
 from tests.meta.running import asking, bytes_of, error, not_open, plan_of, push, reports, sum_of
 from tests.on_reactor import on_reactor
 

@@ -5,12 +5,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import forget_data_server
+from filefly.catalog.replicas import FIRST, Place, forget_replicas
+from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
 from filefly.errors import FileFlyError, Internal, TimedOut, Unavailable
-from filefly.meta.database import Database
-from filefly.meta.inventory import forget_data_server
-from filefly.meta.replicas import FIRST, Place, forget_replicas
-from filefly.meta.scrub_passes import ScrubPass, scrub_passes
-from tests.meta.catalogs import done, plan, seen
+from tests.catalog.catalogs import done, plan, seen
 from tests.meta.healing import DOWN, SCRUB_PERIOD, UP, Healing, healing, once, raising
 from tests.on_reactor import next_turn, on_reactor
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from filefly.meta.endings import delete_file
+from filefly.catalog.endings import delete_file
 from filefly.wire.administration import Scrub
-from tests.meta.catalogs import done
+from tests.catalog.catalogs import done
 from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living, quiet
 from tests.meta.running import bytes_of, put, running
 from tests.on_reactor import next_turn, on_reactor

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from twisted.python.usage import UsageError
 
-from filefly.meta.catalog import committed_plan
+from filefly.catalog.plans import committed_plan
 from filefly.meta.tap import Options, makeService, take_catalog
 from filefly.units import MIB
-from tests.meta.catalogs import open_catalog, opened, seen, store, url_of
+from tests.catalog.catalogs import open_catalog, opened, seen, store, url_of
 from tests.meta.running import put, running
 from tests.on_reactor import on_reactor
 

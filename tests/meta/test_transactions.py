@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 
+from filefly.catalog.database import Change
+from filefly.catalog.endings import delete_file
+from filefly.catalog.plans import open_plans, plan_file
 from filefly.errors import Internal, NotFound, Unavailable
-from filefly.meta.catalog import open_plans, plan_file
-from filefly.meta.database import Change
-from filefly.meta.endings import delete_file
 from filefly.meta.transactions import Transactions
-from tests.meta.catalogs import DUE, new_plan, open_catalog
+from tests.catalog.catalogs import DUE, new_plan, open_catalog
 from tests.on_reactor import on_reactor
 
 

@@ -5,15 +5,15 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from filefly.meta.catalog import committed_plan, open_plans, touch_plan
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, due_trash, undelete_file
-from filefly.meta.inventory import catalog_row
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, due_trash, undelete_file
+from filefly.catalog.inventory import catalog_row
+from filefly.catalog.plans import committed_plan, open_plans, touch_plan
+from filefly.catalog.schema import trash
 from filefly.meta.running_time import RunningTime
-from filefly.meta.schema import trash
 from filefly.meta.trash import TrashCollector
+from tests.catalog.catalogs import DUE, commit, count_rows, done, ended, found_on, seen, store, trashed
 from tests.meta.bench import DAY_SECONDS, GRACE_SECONDS, Bench, Monotonic, on_a_bench
-from tests.meta.catalogs import DUE, commit, count_rows, done, ended, found_on, seen, store, trashed
 from tests.meta.running import RunningCluster, put, running
 from tests.on_reactor import next_turn, on_reactor
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 from typing import Any
 
-from filefly.meta.endings import delete_file
-from filefly.meta.replicas import Place, due_repairs, mark
-from filefly.meta.undeletion import bring_back
-from tests.meta.catalogs import DUE, done, opened, seen, store
+from filefly.catalog.endings import delete_file
+from filefly.catalog.replicas import Place, due_repairs, mark
+from filefly.catalog.undeletion import bring_back
+from tests.catalog.catalogs import DUE, done, opened, seen, store
 from tests.meta.checked import DATA, waiting_for_repair
 from tests.meta.running import asking, bytes_of, error, put
 from tests.on_reactor import on_reactor

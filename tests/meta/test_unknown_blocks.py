@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.endings import delete_file
+from filefly.catalog.inventory import suspend
+from filefly.catalog.plans import Plan
+from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.meta import fsck
-from filefly.meta.catalog import Plan
-from filefly.meta.endings import delete_file
-from filefly.meta.inventory import suspend
-from filefly.meta.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.wire.administration import Finding
-from tests.meta.catalogs import DUE, done, ids_of, opened, plan, seen, store, trashed
+from tests.catalog.catalogs import DUE, done, ids_of, opened, plan, seen, store, trashed
 from tests.meta.checked import DATA, REPAIR, checked
 from tests.on_reactor import on_reactor
 

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import OperationalError
 
+from filefly.catalog.database import Change, Database, open_database
+from filefly.catalog.endings import delete_file, let_go, undelete_file
+from filefly.catalog.inventory import catalog_row, data_server_rows, save_running_seconds
+from filefly.catalog.plans import committed_plan, open_plans, plan_file, plan_of_generation
+from filefly.catalog.schema import CatalogUnusable, catalog, data_servers, newest_version, plans
 from filefly.errors import Conflict, DiskFull, Internal, NotFound
-from filefly.meta.catalog import committed_plan, open_plans, plan_file, plan_of_generation
-from filefly.meta.database import Change, Database, open_database
-from filefly.meta.endings import delete_file, let_go, undelete_file
-from filefly.meta.inventory import catalog_row, data_server_rows, save_running_seconds
-from filefly.meta.schema import CatalogUnusable, catalog, data_servers, newest_version, plans
-from tests.meta.catalogs import (
+from tests.catalog.catalogs import (
     DUE,
     commit,
     done,
@@ -336,8 +336,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 WRITER = """
 import sys
 from pathlib import Path
-from tests.meta.catalogs import DUE, done, open_catalog, store
-from filefly.meta.endings import delete_file, let_go, undelete_file
+from tests.catalog.catalogs import DUE, done, open_catalog, store
+from filefly.catalog.endings import delete_file, let_go, undelete_file
 
 database = open_catalog(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -384,8 +384,8 @@ def test_an_unfinished_transaction_is_not_there_after_kill_9(tmp_path: Path) -> 
     program = """
 import os, signal, sys
 from pathlib import Path
-from tests.meta.catalogs import new_plan, open_catalog, store
-from filefly.meta.catalog import plan_file
+from tests.catalog.catalogs import new_plan, open_catalog, store
+from filefly.catalog.plans import plan_file
 
 database = open_catalog(Path(sys.argv[1]))
 store(database, "whole")

@@ -1,10 +1,10 @@
-"""Bringing deleted files back, in a state to be trusted. Statements only; see filefly.meta.catalog."""
+"""Bringing deleted files back, in a state to be trusted. Statements only; see filefly.catalog.plans."""
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, func, insert, literal, select
 
-from filefly.meta.catalog import Plan
-from filefly.meta.endings import undelete_file
-from filefly.meta.schema import blocks, repairs, replicas
+from filefly.catalog.endings import undelete_file
+from filefly.catalog.plans import Plan
+from filefly.catalog.schema import blocks, repairs, replicas
 
 _generation: BindParameter[int] = bindparam("of")
 _REMAINING = (

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import BindParameter, Connection, bindparam, insert, literal, select
 
-from filefly.meta.schema import blocks, catalog, plans, trash
+from filefly.catalog.schema import blocks, catalog, plans, trash
 
 _ID = re.compile(r"(?P<stem>.+)-(?P<index>[0-9]{1,9})(\.(?P<generation>[0-9]{1,18}))?", re.DOTALL)
 

@@ -4,11 +4,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from filefly.errors import Conflict, NotFound
-from filefly.meta.catalog import plan_file, short_ids_free
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file
-from filefly.meta.inventory import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file
+from filefly.catalog.inventory import (
     DataServerRow,
     Holdings,
     catalog_row,
@@ -29,8 +27,10 @@ from filefly.meta.inventory import (
     suspend,
     take_data_servers,
 )
-from filefly.meta.schema import plans
-from tests.meta.catalogs import (
+from filefly.catalog.plans import plan_file, short_ids_free
+from filefly.catalog.schema import plans
+from filefly.errors import Conflict, NotFound
+from tests.catalog.catalogs import (
     DUE,
     count_rows,
     done,

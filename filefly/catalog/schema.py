@@ -38,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from filefly.meta import migrations
+from filefly.catalog import migrations
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 _Name = Text().with_variant(Text(collation="C"), "postgresql")

@@ -7,11 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, rename_file
-from filefly.meta.listing import list_files
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.listing import list_files
 from filefly.wire.messages import ListedFile
-from tests.meta.catalogs import (
+from tests.catalog.catalogs import (
     DUE,
     MODIFIED,
     NamePage,

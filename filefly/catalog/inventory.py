@@ -1,6 +1,6 @@
 """The data servers as the catalog keeps them: storages, the addresses where they are, and what is to become of them.
 
-Statements only; see filefly.meta.catalog.
+Statements only; see filefly.catalog.plans.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
+from filefly.catalog.schema import blocks, catalog, data_servers, plans, repairs, replicas, trash
 from filefly.errors import Conflict, NotFound
-from filefly.meta.schema import blocks, catalog, data_servers, plans, repairs, replicas, trash
 
 
 @frozen

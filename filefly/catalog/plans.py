@@ -1,6 +1,6 @@
 """What the catalog knows of files: plans and commits. Statements only; knows no Twisted.
 
-Every function takes a connection inside a transaction of `filefly.meta.database` and raises FileFlyError to take its
+Every function takes a connection inside a transaction of `filefly.catalog.database` and raises FileFlyError to take its
 part of the transaction back. Data servers are named by their key.
 """
 
@@ -23,8 +23,8 @@ from sqlalchemy import (
     update,
 )
 
+from filefly.catalog.schema import COMMITTED, PENDING, blocks, catalog, plans, repairs, replicas, trash
 from filefly.errors import Conflict, Incomplete, NotFound, Unavailable
-from filefly.meta.schema import COMMITTED, PENDING, blocks, catalog, plans, repairs, replicas, trash
 from filefly.wire.codec import encode
 from filefly.wire.messages import Attributes
 from filefly.wire.names import make_block_id, stem_of

@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from filefly.errors import Conflict, NotFound
-from filefly.meta.catalog import committed_plan, open_plans, plan_of_generation, touch_plan
-from filefly.meta.database import Database
-from filefly.meta.endings import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import (
     anything_over,
     delete_file,
     due_trash,
@@ -16,9 +14,11 @@ from filefly.meta.endings import (
     rename_file,
     undelete_file,
 )
-from filefly.meta.schema import blocks, plans, repairs, replicas
-from filefly.meta.undeletion import bring_back
-from tests.meta.catalogs import (
+from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation, touch_plan
+from filefly.catalog.schema import blocks, plans, repairs, replicas
+from filefly.catalog.undeletion import bring_back
+from filefly.errors import Conflict, NotFound
+from tests.catalog.catalogs import (
     DUE,
     commit,
     count_rows,

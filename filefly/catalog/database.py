@@ -9,9 +9,9 @@ from attrs import define
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
 
+from filefly.catalog.schema import CatalogUnusable, migrate
 from filefly.errors import DiskFull, FileFlyError, Internal
 from filefly.locks import lock_file
-from filefly.meta.schema import CatalogUnusable, migrate
 
 T = TypeVar("T")
 Change = Callable[[Connection], Any]

@@ -2,12 +2,12 @@
 
 from sqlalchemy import select
 
-from filefly.meta.catalog import Plan
-from filefly.meta.database import Database
-from filefly.meta.inventory import data_server_rows
-from filefly.meta.replicas import Place, StoredBlock, stored_block
-from filefly.meta.schema import repairs
-from tests.meta.catalogs import seen
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import data_server_rows
+from filefly.catalog.plans import Plan
+from filefly.catalog.replicas import Place, StoredBlock, stored_block
+from filefly.catalog.schema import repairs
+from tests.catalog.catalogs import seen
 
 
 def block_of(catalog: Database, stored: Plan, position: int = 0) -> StoredBlock:

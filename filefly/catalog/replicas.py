@@ -2,7 +2,7 @@
 
 A replica's row is never forgotten on a diagnosis: it is marked `missing` or `corrupt`, and is good again once a copy
 lies there that was verified. The queue in `repairs` only says where to look; what to do is decided from the
-rows as they then are. Statements only; see filefly.meta.catalog.
+rows as they then are. Statements only; see filefly.catalog.plans.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,9 +11,9 @@ from typing import Any, Literal
 from attrs import frozen
 from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
+from filefly.catalog.inventory import DataServerRow, data_server_rows, set_displaced
+from filefly.catalog.schema import COMMITTED, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict
-from filefly.meta.inventory import DataServerRow, data_server_rows, set_displaced
-from filefly.meta.schema import COMMITTED, blocks, plans, repairs, replicas, trash
 
 Bad = Literal["missing", "corrupt"]
 

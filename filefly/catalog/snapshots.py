@@ -18,8 +18,8 @@ from typing import BinaryIO
 from attrs import define
 from sqlalchemy import Connection
 
+from filefly.catalog.inventory import SKIPPED_GENERATIONS
 from filefly.errors import Conflict, DiskFull, FileFlyError, Internal, Unavailable
-from filefly.meta.inventory import SKIPPED_GENERATIONS
 from filefly.units import MIB
 
 _PAGES_AT_ONCE = 4096

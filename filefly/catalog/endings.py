@@ -1,7 +1,7 @@
 """How files end: deleted, replaced, expired; brought back within the grace, and gone after it.
 
 Ending a plan changes one row. Only when it is due, in one transaction, do its blocks become trash rows and is the plan
-forgotten: from then on it cannot come back, and deletes may be sent. Statements only; see filefly.meta.catalog.
+forgotten: from then on it cannot come back, and deletes may be sent. Statements only; see filefly.catalog.plans.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from attrs import frozen
 from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, literal, or_, select, update
 
+from filefly.catalog.plans import Plan, committed_generation, committed_plan, end_plan, plan_of_generation
+from filefly.catalog.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict, NotFound
-from filefly.meta.catalog import Plan, committed_generation, committed_plan, end_plan, plan_of_generation
-from filefly.meta.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
 
 _generation: BindParameter[int] = bindparam("of")
 

@@ -4,11 +4,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select
 
-from filefly.errors import Conflict
-from filefly.meta.catalog import Plan
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, let_go, undelete_file
-from filefly.meta.replicas import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, let_go, undelete_file
+from filefly.catalog.plans import Plan
+from filefly.catalog.replicas import (
     FIRST,
     Place,
     copied,
@@ -20,9 +19,10 @@ from filefly.meta.replicas import (
     plan_copy,
     trashed_on,
 )
-from filefly.meta.schema import replicas, trash
-from tests.meta.catalogs import done, opened, seen, store, trashed
-from tests.meta.replica_rows import block_of, displaced, queue
+from filefly.catalog.schema import replicas, trash
+from filefly.errors import Conflict
+from tests.catalog.catalogs import done, opened, seen, store, trashed
+from tests.catalog.replica_rows import block_of, displaced, queue
 
 LAST = Place(10**6, 0)
 TRASH_DUE = 5000

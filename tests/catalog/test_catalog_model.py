@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import select
 
-from filefly.errors import Conflict, NotFound, Unavailable
-from filefly.meta.catalog import (
+from filefly.catalog.endings import (
+    delete_file,
+    due_trash,
+    expire_plans,
+    forget_trash,
+    let_go,
+    rename_file,
+    silent_implicit_plans,
+    undelete_file,
+)
+from filefly.catalog.plans import (
     Commit,
     Plan,
     StoredReplicas,
@@ -21,18 +30,9 @@ from filefly.meta.catalog import (
     replace_replica,
     touch_plan,
 )
-from filefly.meta.endings import (
-    delete_file,
-    due_trash,
-    expire_plans,
-    forget_trash,
-    let_go,
-    rename_file,
-    silent_implicit_plans,
-    undelete_file,
-)
-from filefly.meta.schema import blocks, replicas, trash
-from tests.meta.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, page_of, plan, seen
+from filefly.catalog.schema import blocks, replicas, trash
+from filefly.errors import Conflict, NotFound, Unavailable
+from tests.catalog.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, page_of, plan, seen
 
 NAMES = st.sampled_from(["a", "a/b", "a-0", "x" * 250])
 SERVERS = 3

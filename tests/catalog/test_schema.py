@@ -7,12 +7,10 @@ import pytest
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
-from filefly.errors import NotFound
-from filefly.meta import migrations
-from filefly.meta.catalog import committed_plan, open_plans
-from filefly.meta.database import Database, open_database
-from filefly.meta.endings import delete_file, due_trash, let_go, rename_file
-from filefly.meta.inventory import (
+from filefly.catalog import migrations
+from filefly.catalog.database import Database, open_database
+from filefly.catalog.endings import delete_file, due_trash, let_go, rename_file
+from filefly.catalog.inventory import (
     CatalogRow,
     DataServerRow,
     catalog_row,
@@ -20,8 +18,10 @@ from filefly.meta.inventory import (
     highest_generation,
     identify,
 )
-from filefly.meta.schema import CatalogUnusable, catalog, newest_version, plans
-from tests.meta.catalogs import commit, done, listed, opened, plan, seen, store, trashed, url_of
+from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.schema import CatalogUnusable, catalog, newest_version, plans
+from filefly.errors import NotFound
+from tests.catalog.catalogs import commit, done, listed, opened, plan, seen, store, trashed, url_of
 
 VERSION_1 = Path(__file__).with_name("catalog_version_1.sql")
 

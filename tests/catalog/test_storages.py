@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from filefly.errors import NotFound
-from filefly.meta.catalog import committed_plan, open_plans, replace_replica
-from filefly.meta.database import Database
-from filefly.meta.inventory import (
+from filefly.catalog.database import Database
+from filefly.catalog.inventory import (
     DataServerRow,
     accept_storage,
     data_server_rows,
@@ -17,7 +15,9 @@ from filefly.meta.inventory import (
     set_draining,
     take_data_servers,
 )
-from tests.meta.catalogs import DUE, commit, done, noted, opened, plan, seen, store, trashed
+from filefly.catalog.plans import committed_plan, open_plans, replace_replica
+from filefly.errors import NotFound
+from tests.catalog.catalogs import DUE, commit, done, noted, opened, plan, seen, store, trashed
 
 LISTED = {"a:1": "far-a:1", "b:1": "far-b:1"}
 

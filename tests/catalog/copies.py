@@ -4,8 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from filefly.catalog.snapshots import Snapshots
 from filefly.meta.backup import PREFIX
-from filefly.meta.snapshots import Snapshots
 
 
 def names_in(file: Path) -> list[str]:

@@ -4,16 +4,16 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from filefly.meta.database import Database
-from filefly.meta.replicas import FIRST, Place
-from filefly.meta.scrub_passes import (
+from filefly.catalog.database import Database
+from filefly.catalog.replicas import FIRST, Place
+from filefly.catalog.scrub_passes import (
     ScrubPass,
     begin_scrub_pass,
     next_scrub_pass,
     save_scrub_pass,
     scrub_passes,
 )
-from tests.meta.catalogs import done, opened, plan, seen, store
+from tests.catalog.catalogs import done, opened, plan, seen, store
 
 PLACE = Place(3, 1)
 

@@ -7,7 +7,7 @@ import msgspec
 from attrs import frozen
 from sqlalchemy import Connection, Row, select
 
-from filefly.meta.schema import COMMITTED, plans
+from filefly.catalog.schema import COMMITTED, plans
 from filefly.wire.messages import ListedFile
 
 _SEEK_BATCH = 100

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from filefly.errors import Conflict, FileFlyError, Incomplete, NotFound
-from filefly.meta.catalog import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.plans import (
     Plan,
     StoredReplicas,
     committed_plan,
@@ -16,10 +17,9 @@ from filefly.meta.catalog import (
     plan_of_generation,
     short_ids_free,
 )
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, rename_file
-from filefly.meta.replicas import forget_replicas
-from tests.meta.catalogs import (
+from filefly.catalog.replicas import forget_replicas
+from filefly.errors import Conflict, FileFlyError, Incomplete, NotFound
+from tests.catalog.catalogs import (
     DUE,
     MODIFIED,
     SUM,

@@ -1,13 +1,13 @@
 """How far each data server's blocks were re-read: one pass after the other, resumed where it was after a restart.
 
-Statements only; see filefly.meta.catalog.
+Statements only; see filefly.catalog.plans.
 """
 
 from attrs import frozen
 from sqlalchemy import Connection, select, update
 
-from filefly.meta.replicas import FIRST, Place, count_on
-from filefly.meta.schema import data_servers
+from filefly.catalog.replicas import FIRST, Place, count_on
+from filefly.catalog.schema import data_servers
 
 _c = data_servers.c
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, update
 
-from filefly.meta.database import Database
-from filefly.meta.endings import delete_file, let_go
-from filefly.meta.replicas import (
+from filefly.catalog.database import Database
+from filefly.catalog.endings import delete_file, let_go
+from filefly.catalog.replicas import (
     FIRST,
     Place,
     StoredBlock,
@@ -27,9 +27,9 @@ from filefly.meta.replicas import (
     stored_blocks,
     wake_repairs,
 )
-from filefly.meta.schema import plans
-from tests.meta.catalogs import SUM, done, opened, plan, seen, store
-from tests.meta.replica_rows import block_of, queue
+from filefly.catalog.schema import plans
+from tests.catalog.catalogs import SUM, done, opened, plan, seen, store
+from tests.catalog.replica_rows import block_of, queue
 
 LAST = Place(10**6, 0)
 TRASH_DUE = 5000

@@ -7,15 +7,15 @@ import pytest
 from attrs import evolve
 from sqlalchemy import create_engine
 
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.inventory import catalog_row, save_running_seconds
+from filefly.catalog.plans import committed_plan
+from filefly.catalog.replicas import Place, plan_copy, stored_block
+from filefly.catalog.snapshots import Snapshots, catalog_file
 from filefly.errors import Conflict, DiskFull, Internal, Unavailable
 from filefly.meta.backup import PREFIX
-from filefly.meta.catalog import committed_plan
-from filefly.meta.endings import delete_file, rename_file
-from filefly.meta.inventory import catalog_row, save_running_seconds
-from filefly.meta.replicas import Place, plan_copy, stored_block
-from filefly.meta.snapshots import Snapshots, catalog_file
-from tests.meta.catalogs import DUE, done, opened, put_many_files, seen, store, url_of
-from tests.meta.copies import beside, names_in, snapshots_in
+from tests.catalog.catalogs import DUE, done, opened, put_many_files, seen, store, url_of
+from tests.catalog.copies import beside, names_in, snapshots_in
 
 TIME = "2026-01-02T03:04:05.678Z"
 
@@ -77,7 +77,7 @@ def test_what_a_crash_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_copy_is_of_one_moment_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written while it is made is not in it, and is written at once."""
-    monkeypatch.setattr("filefly.meta.snapshots._PAGES_AT_ONCE", 5)
+    monkeypatch.setattr("filefly.catalog.snapshots._PAGES_AT_ONCE", 5)
     with opened(tmp_path) as database:
         put_many_files(database, (f"a{number}" for number in range(3000)))
         written: list[str] = []
