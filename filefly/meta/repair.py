@@ -150,12 +150,17 @@ class Repairer:
                 self._walks[server, why] = FIRST  # what was planned on it, or deleted, may be committed by now
 
     async def _note(self, servers: Servers, server: int, why: str, after: Place, last: Place) -> None:
-        """Note those of a stretch of blocks for which something can be done; the others are walked over again."""
+        """Note those of a stretch of blocks for which something can be done; the others are walked over again.
+
+        But who is back is walked over once: there everything is noted that is not as it should be.
+        """
         uncounted = servers.away | servers.draining
         wanting = uncounted if why == "away" else None
         found = await self._transactions.read(committed_on, server, after, last, wanting)
         blocks = await self._transactions.read(stored_blocks, found)
-        places = [block.place for block in blocks if isinstance(next_step(block, servers), CopyBlock | GiveUp)]
+        steps = {block.place: next_step(block, servers) for block in blocks}
+        left = Settled if why == "back" else Settled | Stuck
+        places = [place for place, step in steps.items() if not isinstance(step, left)]
         if places:
             await self._transactions.write(note_repairs, places, uncounted)
 

@@ -229,13 +229,13 @@ class SimulatedCluster(Workload):
             for how in ("client", "raw"):
                 seen.append(await self._try_to_read(process, by, name, how))
 
+        planned = name in self.meta.planned_names()
         self.begin(0, f"read {name} at rest", doing)
         self._finish_operations()
         self.simulation.tell("at rest", name, seen)
         possible = self.history.possible(name)
         if UNREADABLE in seen and name in self.fragile:
             return possible
-        planned = name in self.meta.planned_names()
         agreed = len(set(seen)) == 1 or planned  # a plan may commit itself between two reads
         if len(seen) != 2 or not agreed or not possible.issuperset(seen):
             self.violate(f"{name} was read at rest as {seen}; possible: {sorted(map(repr, possible))}")

@@ -149,37 +149,44 @@ class ClusterMachine(RuleBasedStateMachine):
             self.figures.seconds += self.cluster.simulation.clock.seconds()
         self.cluster.check()
 
-    @rule(operations=OPERATIONS)
-    def clients_do(self, operations: list[tuple[Any, ...]]) -> None:
-        for operation in operations:
-            self.step(*operation)
-
-    @rule(operations=OPERATIONS, seconds=MOMENT)
-    def clients_change(self, operations: list[tuple[Any, ...]], seconds: float) -> None:
-        """Do that while nothing is amiss, at least at first."""
+    def mend(self) -> None:
         self.step("heal")
         self.step("mend_disks")
         self.restart_all()
-        self.clients_do(operations)
+
+    def carry_out(self, operations: list[tuple[Any, ...]]) -> None:
+        for operation in operations:
+            self.step(*operation)
+
+    @rule(operations=OPERATIONS)
+    def clients_do(self, operations: list[tuple[Any, ...]]) -> None:
+        self.carry_out(operations)
+
+    @rule(operations=OPERATIONS, seconds=MOMENT)
+    def clients_do_while_nothing_is_amiss(self, operations: list[tuple[Any, ...]], seconds: float) -> None:
+        self.mend()
+        self.carry_out(operations)
         self.step("wait", seconds)
 
     @rule(machine=SERVER_MACHINE, count=st.integers(0, 20), operations=OPERATIONS, look=st.booleans())
     def crash_meanwhile(self, machine: int, count: int, operations: list[tuple[Any, ...]], look: bool) -> None:
-        self.step("restart", machine)
+        self.mend()
+        self.step("wait", 0.5)
         self.step("crash_soon", machine, count)
-        self.clients_do(operations)
+        self.carry_out(operations)
         self.step("wait", 0.3)
         if look:
             self.step("rest", False)
 
     @rule(machine=SERVER_MACHINE, before=OPERATIONS, seconds=st.sampled_from([35.0, 90.0]), after=OPERATIONS)
     def somebody_is_away(self, machine: int, before: list[Any], seconds: float, after: list[Any]) -> None:
+        self.mend()
         self.step("crash", machine, False)
-        self.clients_do(before)
+        self.carry_out(before)
         self.step("wait", seconds)
         self.step("restart", machine)
         self.step("wait", 6.0)
-        self.clients_do(after)
+        self.carry_out(after)
         self.step("wait", 3.0)
 
     # What happens meanwhile

@@ -38,6 +38,21 @@ async def test_a_server_that_comes_back_makes_one_replica_too_many(reactor: Any,
 
 
 @on_reactor
+async def test_what_is_too_much_is_not_forgotten_while_the_others_do_not_answer(reactor: Any, tmp_path: Path) -> None:
+    """A server comes back when nobody can verify the rest: its surplus goes once somebody can."""
+    async with healing(reactor, tmp_path) as run:
+        stored = run.store("a", DATA, (1, 2))
+        run.cluster.become(s2=AWAY)
+        await run.heal()
+        run.cluster.become(s1=DOWN, s2=UP, s3=DOWN)
+        await run.heal()
+        assert [] == run.trash()
+        run.cluster.become(s1=UP, s3=UP)
+        await run.heal()
+        assert 2 == len(run.block(stored).good)
+
+
+@on_reactor
 async def test_a_copy_in_the_trash_saves_a_block_whose_replicas_all_go_bad(reactor: Any, tmp_path: Path) -> None:
     """As long as its grace lasts, it is a replica again as soon as it is needed."""
     async with healing(reactor, tmp_path) as run:

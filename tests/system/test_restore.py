@@ -119,7 +119,9 @@ def check_restored(cluster: Processes, later: Any, later_data: bytes) -> None:
     before = {name: cluster.block_files()[name] for name in ids_of(later)}
     assert later_data == b"".join(before.values())
     found = findings(cluster)
-    assert {("unknown", "filefly-client catalog accept")} == {(each["kind"], each["mend"]) for each in found}
+    assert {("unknown", "save what you need of it, then filefly-client catalog accept")} == {
+        (each["kind"], each["mend"]) for each in found
+    }
     assert {block["id"] for block in later["blocks"]} <= {each["block_id"] for each in found}
 
     # New files get generations and ids that nobody had.
