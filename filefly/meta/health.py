@@ -57,7 +57,7 @@ class Health:
     """Pings every data server each `interval_seconds`, and keeps the cluster's conditions.
 
     A data server is down after `down_after_seconds` without an answer, and after `repair_delay_seconds` without one its
-    replicas do not count any more.
+    replicas do not count any more. One that has not `room_bytes`, those of a block, above its reserve is full.
     """
 
     log = Logger()
@@ -69,6 +69,7 @@ class Health:
     _interval_seconds: float
     _down_after_seconds: float
     _repair_delay_seconds: float
+    _room_bytes: int = 0
     suspended: str | None = None
     """Why nothing is deleted or expires, if so."""
     _seen: dict[int, Seen] = field(factory=dict)
@@ -184,7 +185,7 @@ class Health:
             down = seen.refused or row.address is None or too_long
             state = "down" if down else "suspect" if seen.error or seen.last_pong is None else "up"
             away = state == "down" and silent >= self._repair_delay_seconds
-            conditions[server] = Condition(state, _is_full(seen.pong), away)
+            conditions[server] = Condition(state, _is_full(seen.pong, self._room_bytes), away)
         self._cluster.conditions = conditions
 
     # What somebody who looks after the cluster decides
@@ -228,8 +229,9 @@ def _identity(pong: Pong) -> Identity | None:
     return None if pong.storage_id is None else Identity(pong.storage_id, pong.catalog_id, pong.generation or 0)
 
 
-def _is_full(pong: Pong) -> bool:
-    return pong.free_bytes is not None and pong.free_bytes <= (pong.reserve_bytes or 0)
+def _is_full(pong: Pong, room_bytes: int) -> bool:
+    """Whether a data server has no room for `room_bytes` above its reserve."""
+    return pong.free_bytes is not None and pong.free_bytes < (pong.reserve_bytes or 0) + max(room_bytes, 1)
 
 
 def _time(seconds: float | None) -> str | None:

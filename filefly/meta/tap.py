@@ -158,6 +158,7 @@ def meta_service(
         options["health-interval"],
         options["down-after"],
         options["repair-delay"],
+        options["block-size"],
     )
     trash = TrashCollector(
         reactor,

@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 from filefly.catalog.inventory import catalog_row, register_data_server
 from filefly.errors import Conflict, NotFound, Unavailable
 from filefly.meta.cluster import Cluster, Condition
+from filefly.meta.health import _is_full
+from filefly.wire.messages import Pong
 from tests.catalog.catalogs import done, plan, seen
 from tests.meta.bench import GRACE_SECONDS, Bench, on_a_bench
 from tests.meta.running import DataNode
@@ -118,6 +120,12 @@ async def test_who_never_answers_is_down_after_a_while(reactor: Any, tmp_path: P
         assert ["up", "suspect"] == states(bench)
         await check(bench, after=DOWN_AFTER)
         assert (["up", "down"], None) == (states(bench), bench.health.told_times(2)[0])
+
+
+@pytest.mark.parametrize(("free", "room", "full"), [(100, 0, True), (101, 0, False), (107, 8, True), (108, 8, False)])
+def test_a_block_must_fit_above_the_reserve(free: int, room: int, full: bool) -> None:
+    """Or all that is sent there would be refused."""
+    assert full == _is_full(Pong(free_bytes=free, reserve_bytes=100), room)
 
 
 @on_reactor
