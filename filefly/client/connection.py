@@ -122,11 +122,21 @@ class ConnectionPool:
         try:
             yield connection
         except PayloadEnded:
+            self._abort_idle(connection.address)
             raise Unreachable(f"{address} closed the connection half-way") from None
         except ConnectionClosed as error:
+            self._abort_idle(connection.address)
             raise Unreachable(f"lost the connection to {address}: {_first_line(error)}") from None
+        except TimedOut:
+            self._abort_idle(connection.address)
+            raise
         finally:
             self._give_back(connection)
+
+    def _abort_idle(self, address: str) -> None:
+        """Drop the other connections to a server that went away: each might fail a request of its own."""
+        for connection in self._idle.pop(address, []):
+            connection.abort()
 
     async def request(self, address: str, request: Request, kind: type[R]) -> R:
         """Send one request on a connection of its own and return the reply."""

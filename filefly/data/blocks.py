@@ -223,6 +223,10 @@ class BlockStore:
         with as_filefly_errors("list the blocks"):
             return Usage(count, used, self._disk.space(self.storage.root)[0])
 
+    def check_writable(self) -> None:
+        """Raise Unavailable once a directory could not be synced: nothing more is stored then."""
+        self._directories.check_writable()
+
     def _path(self, block_id: str) -> bytes:
         return os.path.join(self.storage.root, name_on_disk(block_id))
 

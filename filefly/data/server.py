@@ -116,7 +116,7 @@ class DataServer:
         raise UnknownCommand
 
     async def _ping(self, request: Ping) -> Pong:
-        """Answer only if the disk does, with the storage that was there at start."""
+        """Answer only if the disk does, with the storage that was there at start, and still takes blocks."""
         no_answer = TimedOut(f"the disk did not answer for {_DISK_DEADLINE_SECONDS:g} seconds")
         if self._late is not None and not self._late.is_set():
             raise no_answer  # one thread that waits for the disk is enough
@@ -132,6 +132,7 @@ class DataServer:
     def _pong_thd(self, with_identity: bool, answered: threading.Event) -> Pong:
         try:
             identity = self._identity.read(afresh=True)
+            self._store.check_writable()
             if not with_identity:
                 return Pong(pong=True)
             space = self._store.space()

@@ -215,6 +215,24 @@ async def test_a_server_that_was_restarted_is_reached_again(reactor: Any, tmp_pa
 
 
 @on_reactor
+async def test_one_lost_connection_is_enough_to_drop_the_others(reactor: Any, tmp_path: Path) -> None:
+    """Those that were idle as long may be as dead: a server that lost its power says no goodbye."""
+    async with serving(reactor, tmp_path) as server, pooling(reactor) as pool:
+        await gatherResults([Deferred.fromCoroutine(pool.request(server.address, Ping(), Pong)) for _ in range(5)])
+        kept = list(pool._idle[server.address])
+
+        async def lose() -> None:
+            async with pool.connection(server.address) as connection:
+                connection.abort()
+                await connection.request(Ping(), Pong)
+
+        with pytest.raises(Unreachable):
+            await lose()
+        assert 5 == len(kept)
+        assert not any(connection in pool._idle.get(server.address, []) for connection in kept)
+
+
+@on_reactor
 async def test_a_port_alone_means_the_known_host(reactor: Any, tmp_path: Path) -> None:
     """That of the metadata server."""
     async with serving(reactor, tmp_path) as node, pooling(reactor, "127.0.0.1") as pool:

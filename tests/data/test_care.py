@@ -36,6 +36,19 @@ async def test_a_ping_tells_identity_and_room_if_it_is_asked(reactor: Any, tmp_p
 
 
 @on_reactor
+async def test_a_disk_that_lost_what_it_was_given_is_not_well(reactor: Any, tmp_path: Path) -> None:
+    """Nothing more is stored there until a restart, so nothing more should be sent there; what it has can be read."""
+    disk = WatchedDisk()
+    async with asking(reactor, tmp_path / "blocks", disk) as (server, caller):
+        server.put("a-0", DIGITS)
+        disk.fail("fsync_directory", errno.EIO)
+        await caller.ask(command="store", block_id="b-0", data="YQ==")
+        disk.mend()
+        assert "unavailable" == (await caller.ask(command="ping", identity=True))["code"]
+        assert sum_of(DIGITS) == (await caller.ask(command="stat", block_id="a-0", verify=True))["crc32c"]
+
+
+@on_reactor
 async def test_an_adopted_storage_tells_its_catalog(reactor: Any, tmp_path: Path) -> None:
     """And the highest generation that it has seen."""
     async with asking(reactor, tmp_path / "blocks") as (_server, caller):
