@@ -173,7 +173,7 @@ def set_displaced(connection: Connection, key: int, displaced: bool) -> list[Dat
 
 @frozen
 class Holdings:
-    """What names a data server: replicas of committed or deleted files, and of open plans."""
+    """What names a data server: replicas of committed files, and open plans."""
 
     committed: int
     open_plans: int

@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from filefly.catalog.replicas import trashed_on
 from filefly.catalog.schema import COMMITTED, PENDING, blocks, catalog, plans, repairs, replicas, trash
 from filefly.errors import Conflict, Incomplete, NotFound, Unavailable
 from filefly.wire.codec import encode
@@ -281,7 +282,7 @@ def replace_replica(
     position, block = found
     if server not in block.servers:
         return block
-    taken = {*block.servers, *connection.execute(select(trash.c.server).where(trash.c.block_id == block_id)).scalars()}
+    taken = {*block.servers, *trashed_on(connection, block_id)}
     new = next((candidate for candidate in candidates if candidate not in taken), None)
     if new is None:
         raise Unavailable("no other data server can take the block: each has it, is down, draining or full")

@@ -171,8 +171,7 @@ def mark(connection: Connection, place: Place, server: int, bad: Bad | None) -> 
     """Note what is wrong with a replica, or that nothing is; a bad one is noted for repair at once."""
     connection.execute(update(replicas).where(_at(place), _r.server == server).values(bad=bad))
     if bad is not None:
-        note_repairs(connection, [place])
-        postpone_repair(connection, place, 0)
+        repair_at_once(connection, place)
 
 
 def _at(place: Place) -> Any:
@@ -196,6 +195,12 @@ def note_repairs(connection: Connection, places: Iterable[Place], away: Collecti
             connection.execute(update(repairs).where(_noted(place)).values(changed))
 
 
+def repair_at_once(connection: Connection, place: Place, away: Collection[int] = ()) -> None:
+    """Have a block looked at now, whatever it was waiting for; see note_repairs."""
+    note_repairs(connection, [place], away)
+    postpone_repair(connection, place, 0)
+
+
 # What is to be looked at
 
 
@@ -206,10 +211,11 @@ def due_repairs(connection: Connection, now: int, limit: int) -> list[Place]:
     return [Place(*row) for row in connection.execute(query.limit(limit))]
 
 
-def count_repairs(connection: Connection, now: int | None = None) -> int:
-    """Count the blocks that are to be looked at, or those that are due `now`."""
-    query = select(func.count()).select_from(repairs)
-    return int(connection.execute(query if now is None else query.where(repairs.c.due <= now)).scalar_one())
+def count_repairs(connection: Connection, now: int | None = None, most: int | None = None) -> int:
+    """Count the blocks that are to be looked at, or those that are due `now`; with `most`, only so far."""
+    some = select(repairs.c.generation).limit(most)
+    some = some if now is None else some.where(repairs.c.due <= now)
+    return int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
 
 
 def settle_repair(connection: Connection, place: Place, seen: StoredBlock | None) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from attrs import define, field, frozen
 from sqlalchemy import Connection, Row, Select, or_, select
 
-from filefly.catalog.replicas import FIRST, Bad, Place, StoredBlock, note_repairs, postpone_repair, stored_block
+from filefly.catalog.replicas import FIRST, Bad, Place, StoredBlock, repair_at_once, stored_block
 from filefly.catalog.schema import COMMITTED, blocks, plans, replicas
 from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.client.transfer import run_all
@@ -124,12 +124,6 @@ def _stored_block(place: Place, rows: Sequence[Row[Any]]) -> StoredBlock:
     )
 
 
-def begin_repair(connection: Connection, place: Place, away: Sequence[int]) -> None:
-    """Have a block looked at now, whatever it was waiting for."""
-    note_repairs(connection, [place], away)
-    postpone_repair(connection, place, 0)
-
-
 @define(eq=False)
 class _Page:
     """A page in the making; `silent` are the data servers that did not answer a question of it."""
@@ -189,7 +183,7 @@ class Inspector:
         found[block.place] = findings_of(now, still_bad, self._kept(now, page), suspended)
         if page.request.repair and found[block.place]:
             away = [server for server in servers if self._cluster.condition(server).away]
-            await self._transactions.write(begin_repair, block.place, away)
+            await self._transactions.write(repair_at_once, block.place, away)
 
     def _kept(self, block: StoredBlock, page: _Page) -> int:
         """Return on how many data servers that count a block should be; whether it is there was looked at apart.

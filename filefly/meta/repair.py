@@ -82,7 +82,6 @@ class Repairer:
         self._next_copy = 0.0
         self._walks: dict[tuple[int, str], Place] = {}  # how far each is
         self._servers: Servers | None = None
-        self._stopping = False
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "repairing")
 
     def start(self) -> None:
@@ -91,12 +90,12 @@ class Repairer:
 
     def stop(self) -> Any:
         """Give up the steps that are under way, and end; the catalog knows of a copy that nobody waits for any more."""
-        self._stopping = True
         return self._rounds.stop(give_up=True)
 
     async def round(self) -> None:
         """Walk a little further and look at some of what is due, again and again until nothing is."""
-        while not self._stopping:
+        self._waiting = await self._transactions.read(count_repairs)
+        while not self._rounds.stopping:
             servers = self._as_they_are()
             if servers != self._servers:  # what was stuck may not be any more
                 self._servers = servers
@@ -136,8 +135,8 @@ class Repairer:
             *((server, "back") for server in servers.answering & displaced),
         }
         self._walks = {walk: self._walks.get(walk, FIRST) for walk in wanted}
-        self._waiting = await self._transactions.read(count_repairs)
-        if await self._transactions.read(count_repairs, self._time.seconds()) > _LONGEST_QUEUE:
+        due = await self._transactions.read(count_repairs, self._time.seconds(), _LONGEST_QUEUE + 1)
+        if due > _LONGEST_QUEUE:
             return
         for (server, why), after in list(self._walks.items()):
             places = await self._transactions.read(places_on, server, after, _WALKED_AT_ONCE)
@@ -171,7 +170,7 @@ class Repairer:
         refused: dict[int, FileFlyError] = {}  # data servers that could not take a copy, and why
         try:
             for _ in range(_MOST_STEPS):
-                if self._stopping:
+                if self._rounds.stopping:
                     return
                 block = await self._transactions.read(stored_block, place)
                 step = Settled() if block is None else await self._next_step(block, refused.keys())

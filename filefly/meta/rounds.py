@@ -24,6 +24,8 @@ class Rounds:
         self._loop = LoopingCall(self._begin)
         self._loop.clock = clock
         self._ended: Deferred[Any] = succeed(None)
+        self.stopping = False
+        """Whether a round that is under way should come to its end."""
 
     def start(self) -> None:
         """Begin with a round at once."""
@@ -31,6 +33,7 @@ class Rounds:
 
     def stop(self, give_up: bool = False) -> Deferred[Any]:
         """End after the round that is under way, or at once if that may be given up."""
+        self.stopping = True
         if self._loop.running:
             self._loop.stop()
         if give_up:

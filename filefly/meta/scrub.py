@@ -47,7 +47,6 @@ class Scrubber:
         self._period_seconds = period_seconds
         self._counted: dict[int, int] = {}  # when the blocks of each data server were last counted
         self._late: dict[int, Place] = {}  # the block of each data server that was not read in time
-        self._stopping = False
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "scrubbing")
 
     def start(self) -> None:
@@ -56,7 +55,6 @@ class Scrubber:
 
     def stop(self) -> Any:
         """Give up the checks that are under way, and end."""
-        self._stopping = True
         return self._rounds.stop(give_up=True)
 
     async def hurry(self, server: int) -> None:
@@ -77,7 +75,7 @@ class Scrubber:
         scrub = await self._counted_again(server, scrub, now)
         end = self._clock.seconds() + _ROUND_SECONDS  # the next round may find a pass that was begun anew
         try:
-            while not self._stopping and not scrub.finished and (due := self._due(scrub)):
+            while not self._rounds.stopping and not scrub.finished and (due := self._due(scrub)):
                 scrub = await self._check_some(server, scrub, due)
                 if self._clock.seconds() >= end:
                     break
