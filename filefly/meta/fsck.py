@@ -6,15 +6,13 @@ work of a page is bounded: so many blocks, so many bytes to read, or one listing
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from attrs import define, field, frozen
-from sqlalchemy import Connection, Row, Select, or_, select
+from attrs import define, field
 
 from filefly.catalog.replicas import FIRST, Bad, Place, StoredBlock, repair_at_once, stored_block
-from filefly.catalog.schema import COMMITTED, blocks, plans, replicas
+from filefly.catalog.stretches import next_stretch
 from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.client.transfer import run_all
 from filefly.errors import BadRequest, Busy, FileFlyError, TimedOut, Unavailable, WrongStorage
@@ -56,72 +54,6 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     def __str__(self) -> str:
         return msgspec.json.encode(self).decode()
-
-
-@frozen
-class Stretch:
-    """Some blocks in a row, how many files begin among them, and where the next ones begin, if there are any."""
-
-    blocks: Sequence[StoredBlock]
-    files: int
-    next: Place | None
-
-
-def next_stretch(connection: Connection, after: Place, limit: int, most_bytes: int) -> Stretch:
-    """Return what is behind a block: at most `limit` blocks and empty files, and replicas of about `most_bytes`."""
-    found: list[StoredBlock] = []
-    size = files = count = 0
-    last = after
-    rows = connection.execute(_blocks_behind(after, limit))
-    for (generation, position), group in groupby(rows, key=lambda row: (row.generation, row.position)):
-        place = Place(generation, FIRST.position if position is None else position)
-        if size >= most_bytes and count:
-            return Stretch(found, files, last)
-        last, count = place, count + 1
-        files += position in (None, 0)
-        if position is not None:
-            found.append(_stored_block(place, list(group)))
-            size += found[-1].size * len(found[-1].servers)
-    return Stretch(found, files, last if count == limit else None)
-
-
-def _blocks_behind(after: Place, limit: int) -> Select[Any]:
-    """Ask for all replicas of the blocks behind one, an empty file being a block without a position."""
-    p, b, r = plans.c, blocks.c, replicas.c
-    some = (
-        select(p.generation, b.position)
-        .outerjoin_from(plans, blocks, p.generation == b.generation)
-        .where(COMMITTED, p.generation >= after.generation)
-        .where(or_(p.generation > after.generation, b.position > after.position))
-        .order_by(p.generation, b.position)
-        .limit(limit)
-        .subquery()
-        .c
-    )
-    same_block = (b.generation == some.generation) & (b.position == some.position)
-    same_replica = (r.generation == some.generation) & (r.position == some.position)
-    return (
-        select(p.name, p.stem, p.replicas, some.generation, some.position, b.id, b.size, b.crc32c, r.server, r.bad)
-        .join_from(some.generation.table, plans, p.generation == some.generation)
-        .outerjoin(blocks, same_block)
-        .outerjoin(replicas, same_replica)
-        .order_by(some.generation, some.position, r.rank)
-    )
-
-
-def _stored_block(place: Place, rows: Sequence[Row[Any]]) -> StoredBlock:
-    placed = {row.server: row.bad for row in rows if row.server is not None}
-    return StoredBlock(
-        place=place,
-        name=rows[0].name,
-        id=rows[0].id,
-        size=rows[0].size,
-        crc32c=rows[0].crc32c,
-        wanted=rows[0].replicas,
-        servers=tuple(placed),
-        bad={server: bad for server, bad in placed.items() if bad is not None},
-        stem=rows[0].stem,
-    )
 
 
 @define(eq=False)

@@ -8,8 +8,9 @@ from filefly.catalog.endings import delete_file, rename_file
 from filefly.catalog.inventory import check_removable
 from filefly.catalog.replicas import FIRST, Place, forget_replicas, mark
 from filefly.catalog.schema import replicas
+from filefly.catalog.stretches import next_stretch
 from filefly.errors import BadRequest, Internal
-from filefly.meta.fsck import Cursor, next_stretch
+from filefly.meta.fsck import Cursor
 from filefly.wire.administration import Finding, Fsck
 from tests.catalog.catalogs import DUE, done, opened, plan, seen, store
 from tests.meta.bench import GRACE_SECONDS
