@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 from filefly.catalog.inventory import DataServerRow, data_server_rows, set_displaced
 from filefly.catalog.schema import COMMITTED, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict
+from filefly.wire.names import split_block_id
 
 Bad = Literal["missing", "corrupt"]
 
@@ -145,13 +146,13 @@ def count_on(connection: Connection, server: int, after: Place = FIRST) -> int:
 
 def place_of(connection: Connection, block_id: str) -> Place | None:
     """Return which block of which plan, of whatever state, has an id."""
-    stem, _dash, number = block_id.rpartition("-")
-    index, dot, generation = number.partition(".")
-    if not index.isdecimal() or (dot and not generation.isdecimal()) or len(index) > 9 or len(generation) > 18:
+    parts = split_block_id(block_id)
+    if parts is None:
         return None
-    query = select(_b.generation, _b.position).where(_b.position == int(index), _b.id == block_id)
-    if dot:
-        query = query.where(_b.generation == int(generation))
+    stem, index, generation = parts
+    query = select(_b.generation, _b.position).where(_b.position == index, _b.id == block_id)
+    if generation is not None:
+        query = query.where(_b.generation == generation)
     else:
         query = query.where(_b.generation.in_(select(_p.generation).where(_p.stem == stem)))
     row = connection.execute(query.limit(1)).one_or_none()

@@ -5,14 +5,12 @@ have been stored by hand, be left from a data server that was retired, or belong
 catalog: it is moved away, never deleted.
 """
 
-import re
 from collections.abc import Sequence
 
 from sqlalchemy import BindParameter, Connection, bindparam, insert, literal, select
 
 from filefly.catalog.schema import blocks, catalog, plans, trash
-
-_ID = re.compile(r"(?P<stem>.+)-(?P<index>[0-9]{1,9})(\.(?P<generation>[0-9]{1,18}))?", re.DOTALL)
+from filefly.wire.names import split_block_id
 
 # Statements, built once: there may be a million block files to ask for
 _id: BindParameter[str] = bindparam("id")
@@ -40,13 +38,14 @@ def _known(connection: Connection, server: int, block_id: str) -> bool:
 
 
 def _planned(connection: Connection, block_id: str) -> bool:
-    match = _ID.fullmatch(block_id)
-    if match is None:
+    parts = split_block_id(block_id)
+    if parts is None:
         return False
-    wanted = {"id": block_id, "index": int(match["index"])}
-    if match["generation"] is None:
-        return connection.execute(_PLANNED_SHORT, {**wanted, "stem": match["stem"]}).first() is not None
-    return connection.execute(_PLANNED_LONG, {**wanted, "of": int(match["generation"])}).first() is not None
+    stem, index, generation = parts
+    wanted = {"id": block_id, "index": index}
+    if generation is None:
+        return connection.execute(_PLANNED_SHORT, {**wanted, "stem": stem}).first() is not None
+    return connection.execute(_PLANNED_LONG, {**wanted, "of": generation}).first() is not None
 
 
 def set_unknown_aside(connection: Connection, server: int, block_ids: Sequence[str]) -> list[str]:
@@ -69,5 +68,8 @@ def set_unknown_aside(connection: Connection, server: int, block_ids: Sequence[s
 
 def _short_stem(block_id: str) -> str | None:
     """Return the stem that an id of the short form occupies; one of the long form is never given again."""
-    match = _ID.fullmatch(block_id)
-    return None if match is None or match["generation"] is not None else match["stem"]
+    parts = split_block_id(block_id)
+    if parts is None:
+        return None
+    stem, _index, generation = parts
+    return stem if generation is None else None

@@ -23,6 +23,7 @@ _LONG_STEM_BYTES = 200 - len("-0")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _HASHED = re.compile(r"~[0-9a-f]{32}\Z")
 _ESCAPED_BYTES = re.compile(rb"[\x00-\x1f\x7f%/]|\A\.")
+_ID = re.compile(r"(?P<stem>.+)-(?P<index>[0-9]{1,9})(\.(?P<generation>[0-9]{1,18}))?", re.DOTALL)
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 
@@ -69,6 +70,15 @@ def stem_of(name: str) -> str:
 def make_block_id(stem: str, index: int, generation: int | None) -> str:
     """Return the id of block `index`, in its short form if `generation` is None."""
     return f"{stem}-{index}" if generation is None else f"{stem}-{index}.{generation}"
+
+
+def split_block_id(block_id: str) -> tuple[str, int, int | None] | None:
+    """Return what `make_block_id` made an id of; None if it cannot have made it."""
+    match = _ID.fullmatch(block_id)
+    if match is None:
+        return None
+    generation = match["generation"]
+    return match["stem"], int(match["index"]), None if generation is None else int(generation)
 
 
 def name_on_disk(block_id: str) -> bytes:

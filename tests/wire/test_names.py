@@ -12,6 +12,7 @@ from filefly.wire.names import (
     id_of_name_on_disk,
     make_block_id,
     name_on_disk,
+    split_block_id,
     stem_of,
 )
 
@@ -242,3 +243,16 @@ def test_an_id_that_does_not_fit_on_disk_is_refused(block_id: str) -> None:
 def test_an_odd_but_harmless_name_is_taken(name: str) -> None:
     """What a file system would take is taken."""
     check_file_name(name)
+
+
+@pytest.mark.parametrize("name", ["hello.txt", "a-0", "a-0.17", "-", "x.5-3", "é/ü-1"])
+@pytest.mark.parametrize("generation", [None, 17])
+def test_an_id_is_split_into_what_it_was_made_of(name: str, generation: int | None) -> None:
+    """Whatever dashes, dots and digits the name has."""
+    assert (name, 3, generation) == split_block_id(make_block_id(name, 3, generation))
+
+
+@pytest.mark.parametrize("block_id", ["", "a", "-3", "a-", "a-x", "a-3.", "a-3.x", "a-\u0663", "a-1234567890"])
+def test_what_is_no_id_of_ours_is_not_split(block_id: str) -> None:
+    """Somebody may have stored it by hand."""
+    assert split_block_id(block_id) is None
