@@ -122,3 +122,9 @@ def open_store(
 ) -> BlockStore:
     """Open `folder` as a block store; faults of `disk` may be there from the start."""
     return BlockStore(take(folder), disk or QuickDisk(), max_block_size, reserve_bytes)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return all blocks below a storage directory: those in place, under way, or moved away."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if name not in {".filefly.json", ".lock"}}

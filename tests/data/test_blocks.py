@@ -32,16 +32,6 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def disk() -> WatchedDisk:
-    return WatchedDisk()
-
-
-@pytest.fixture
 def store(folder: Path, disk: WatchedDisk) -> Iterator[BlockStore]:
     opened = open_store(folder, disk, max_block_size=4 * MIB)
     yield opened

@@ -1,6 +1,6 @@
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,26 +9,9 @@ import pytest
 from filefly.data.blocks import BlockStore
 from filefly.data.identity import Identity, IdentityFile
 from filefly.errors import DiskFull, FileFlyError, Internal, NotFound, Unavailable, WrongStorage
-from tests.data.disks import WatchedDisk, open_store
+from tests.data.disks import WatchedDisk
 
 MINE = "id of blocks"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def disk() -> WatchedDisk:
-    return WatchedDisk()
-
-
-@pytest.fixture
-def store(folder: Path, disk: WatchedDisk) -> Iterator[BlockStore]:
-    opened = open_store(folder, disk)
-    yield opened
-    opened.storage.release()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,35 +7,12 @@ import pytest
 from filefly.data.blocks import BlockStore
 from filefly.errors import BadRequest, Conflict, Corrupt, DiskFull, FileFlyError, Internal, NotFound, Unavailable
 from filefly.wire.messages import BlockSum
-from tests.data.disks import WatchedDisk, open_store
+from tests.data.disks import WatchedDisk, files
 from tests.data.running import sum_of
 
 MIB = 1024 * 1024
 DIGITS = b"123456789"
 SUM = sum_of(DIGITS)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def disk() -> WatchedDisk:
-    return WatchedDisk()
-
-
-@pytest.fixture
-def store(folder: Path, disk: WatchedDisk) -> Iterator[BlockStore]:
-    opened = open_store(folder, disk)
-    yield opened
-    opened.storage.release()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return all blocks, and what of stores under way there is."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if name not in {".filefly.json", ".lock"}}
 
 
 def test_a_block_gets_a_second_id(store: BlockStore, folder: Path) -> None:

@@ -1,7 +1,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,34 +9,11 @@ import pytest
 
 from filefly.data.blocks import BlockStore
 from filefly.errors import BadRequest, Conflict, DiskFull, FileFlyError, Internal, NotFound, Unavailable
-from tests.data.disks import WatchedDisk, open_store
+from tests.data.disks import WatchedDisk, files, open_store
 from tests.data.running import sum_of
 
 GOOD, BAD = b"123456789", b"123456780"
 SUM = sum_of(GOOD)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def disk() -> WatchedDisk:
-    return WatchedDisk()
-
-
-@pytest.fixture
-def store(folder: Path, disk: WatchedDisk) -> Iterator[BlockStore]:
-    opened = open_store(folder, disk)
-    yield opened
-    opened.storage.release()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return all blocks, and all that ever was one."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if name not in {".filefly.json", ".lock"}}
 
 
 def quarantine(store: BlockStore, block_id: str) -> object:

@@ -15,16 +15,6 @@ TOO_LITTLE = r"^less than 1000 B would be left free \(--reserve\)$"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def disk() -> WatchedDisk:
-    return WatchedDisk()
-
-
-@pytest.fixture
 def store(folder: Path, disk: WatchedDisk) -> Iterator[BlockStore]:
     opened = open_store(folder, disk, reserve_bytes=RESERVE)
     (folder / "a-0").write_bytes(b"x")
