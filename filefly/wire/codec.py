@@ -57,16 +57,19 @@ def decode_object(line: bytes) -> JSONObject:
     return decoded
 
 
+_WITH_PAYLOAD = ("store", "store_blocks")
+
+
 def _too_many_values(line: bytes) -> bool:
     return len(line) > MAX_VALUES and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_VALUES
 
 
 def declared_payload(fields: JSONObject) -> int:
-    """Return how many raw bytes follow a request's line: those of a `store` with `size` and without `data`.
+    """Return how many raw bytes follow a request's line: those of a store with `size` and without `data`.
 
     Raises BadRequest where nobody can tell where the payload ends.
     """
-    if fields.get("command") != "store" or fields.get("data") is not None or "size" not in fields:
+    if fields.get("command") not in _WITH_PAYLOAD or fields.get("data") is not None or "size" not in fields:
         return 0
     if "data" in fields:
         raise BadRequest("data: expected a string, got null")
@@ -81,7 +84,7 @@ def payload_of_no_request(line: bytes) -> int | None:
 
     A `store` with a block_id in Latin-1 is no JSON, but its payload follows all the same.
     """
-    if b'"store"' not in line or b'"size"' not in line:
+    if b'"store' not in line or b'"size"' not in line:
         return 0
     if _too_many_values(line):
         return None

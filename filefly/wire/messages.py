@@ -55,8 +55,8 @@ class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
     storage_ids: Mapping[str, str] = {}
 
 
-class ListedFile(Struct, frozen=True):
-    """One line of `list_files`."""
+class ListedFile(Struct, frozen=True, omit_defaults=True):
+    """One line of `list_files`; its blocks only if they were asked for."""
 
     name: str
     total_size: Number
@@ -64,6 +64,8 @@ class ListedFile(Struct, frozen=True):
     replicas: Number
     modified: str
     attributes: Attributes
+    block_size: Number | None = None
+    blocks: Sequence[Block] | None = None
 
 
 class StoredBlock(Struct, frozen=True, omit_defaults=True):
@@ -175,12 +177,13 @@ class GetMetadata(Request, frozen=True, tag="get_metadata"):
 
 
 class ListFiles(Request, frozen=True, tag="list_files"):
-    """List committed files, a page at a time."""
+    """List committed files, a page at a time; with `blocks` a page ends early after MAX_BLOCKS blocks."""
 
     prefix: str = ""
     delimiter: str = ""
     after: str = ""
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 1000
+    blocks: bool = False
 
 
 class DeleteFile(Request, frozen=True, tag="delete_file"):
