@@ -1,10 +1,14 @@
-"""Sizes as people write them."""
+"""Sizes as people write them, and bytes as they come in pieces."""
 
 import re
+from collections.abc import Sequence
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+Chunks = Sequence[bytes | memoryview]
+"""Bytes one piece behind the other; whoever is handed them must not keep a memoryview."""
 
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB}
 _UNITS |= {"K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}

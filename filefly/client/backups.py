@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from crc32c import crc32c
 
 from filefly.client.targets import TargetFile, writing
 from filefly.errors import Corrupt
+from filefly.units import Chunks
 from filefly.wire.codec import crc32c_hex
 
 
@@ -23,7 +23,7 @@ class BackupFile(TargetFile):
         super().__init__(path, {"mode": "0600"})
         self._size = self._checksum = 0
 
-    def append(self, chunks: Sequence[bytes]) -> None:
+    def append(self, chunks: Chunks) -> None:
         """Write `chunks` behind what was written."""
         self.write(self._size, chunks)
         for chunk in chunks:

@@ -75,6 +75,10 @@ class ServerConnection(Conversation):
         """See Conversation; fails with TimedOut if the server takes nothing."""
         return self._in_time(super().send(*pieces))
 
+    def flushed(self) -> Deferred[None]:
+        """See Conversation; fails with TimedOut if the server takes nothing."""
+        return self._in_time(super().flushed())
+
     def _receive(self) -> Deferred[bytes | None]:
         return self._in_time(super()._receive())
 

@@ -15,6 +15,7 @@ from filefly.client.targets import ResumableFile, TargetFile, writing
 from filefly.client.transfer import BlockTransfer, run_all
 from filefly.errors import FileFlyError
 from filefly.threads import InThread
+from filefly.units import Chunks
 from filefly.wire.messages import Block, Metadata
 
 
@@ -88,7 +89,7 @@ class Download:
         async def fetch(block: Block, offset: int) -> None:
             nonlocal done
 
-            def write_at(at: int, chunks: Sequence[bytes]) -> None:
+            def write_at(at: int, chunks: Chunks) -> None:
                 target.write(offset + at, chunks)
 
             server = await self._transfer.fetch(block, write_at, partial(self._progress.moved, metadata.name))

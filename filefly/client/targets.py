@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from filefly.client.errors import SourceFailed
 from filefly.client.files import give_attributes, mode_of
 from filefly.errors import Busy, FileFlyError, NotFound
 from filefly.locks import lock_file
+from filefly.units import Chunks
 
 _MOST_BUFFERS = 1024  # IOV_MAX
 _LONGEST_NAME = 255  # bytes; NAME_MAX
@@ -57,7 +58,7 @@ class TargetFile:
             with suppress(FileExistsError):
                 return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), temporary
 
-    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    def write(self, offset: int, chunks: Chunks) -> None:
         """Write `chunks` one behind the other from `offset`."""
         pending = [memoryview(chunk) for chunk in chunks if chunk]
         while pending:

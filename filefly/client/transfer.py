@@ -1,6 +1,6 @@
 """Blocks to and from data servers: concurrency, retries, other replicas, verification."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -15,15 +15,16 @@ from filefly.client.files import Source
 from filefly.client.retries import with_retries
 from filefly.errors import Corrupt, FileFlyError, NotFound
 from filefly.threads import InThread
+from filefly.units import Chunks
 from filefly.wire.codec import check_sum, crc32c_hex
 from filefly.wire.messages import Block, BlockSum, BytesFollow, Link, Retrieve, Store
-from filefly.wire.streaming import pieces_of, receive_into
+from filefly.wire.streaming import receive_into, send_from
 
 _AVOIDED_SECONDS = 60.0
 
 T = TypeVar("T")
 Moved = Callable[[int], None]
-WriteAt = Callable[[int, Sequence[bytes]], None]
+WriteAt = Callable[[int, Chunks], None]
 """Writes chunks from an offset on; runs in a thread."""
 Report = Callable[[str, str], None]
 """Hears of a block's id and an address whose copy of it is missing or corrupt."""
@@ -37,7 +38,7 @@ class _Summed:
     checksum: int = 0
     announced: str | None = None
 
-    def add(self, chunks: Iterable[bytes]) -> None:
+    def add(self, chunks: Chunks) -> None:
         for chunk in chunks:
             self.size += len(chunk)
             self.checksum = crc32c(chunk, self.checksum)
@@ -96,11 +97,7 @@ class BlockTransfer:
 
         async with self._pool.connection(address) as connection, _counting(moved) as count:
             await connection.begin(request)
-            end = offset + (request.size or 0)
-            async with aclosing(pieces_of(self._in_thread, read_thd, offset, end)) as pieces:
-                async for piece in pieces:
-                    await connection.send(piece)
-                    count(len(piece))
+            await send_from(connection, self._in_thread, read_thd, offset, offset + (request.size or 0), count)
             reply = await connection.finish(BlockSum)
             check_sum(summed.crc32c, reply.crc32c or "absent")
         return summed.crc32c
@@ -124,7 +121,7 @@ class BlockTransfer:
     async def _fetch_once(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> str:
         summed = _Summed()
 
-        def write_thd(chunks: list[bytes]) -> None:
+        def write_thd(chunks: Chunks) -> None:
             at = summed.size
             summed.add(chunks)
             write_at(at, chunks)

@@ -1,7 +1,7 @@
 """Long answers: bytes of any number behind a line, or in base64 inside one, in bounded memory."""
 
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -9,9 +9,11 @@ from twisted.internet.error import ConnectionClosed
 from twisted.logger import Logger
 
 from filefly.errors import FileFlyError, Internal
+from filefly.threads import InThread
 from filefly.wire.codec import encode, error_reply
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Reply
+from filefly.wire.streaming import send_from
 
 _log = Logger()
 _STATUS_OK = encode(Reply()).removesuffix(b"}") + b","
@@ -33,6 +35,24 @@ async def send_raw(conversation: Conversation, head: Reply, pieces: Pieces) -> N
         except BaseException:
             conversation.abort()
             raise
+
+
+async def send_file(
+    conversation: Conversation,
+    in_thread: InThread,
+    head: Reply,
+    first: bytes,
+    read_thd: Callable[[int, int], bytes],
+    offset: int,
+    end: int,
+) -> None:
+    """Send `head` as a line, `first`, then what is read from `offset` to `end`; a failure aborts the connection."""
+    try:
+        await conversation.send(encode(head) + b"\n", first)
+        await send_from(conversation, in_thread, read_thd, offset, end)
+    except BaseException:
+        conversation.abort()
+        raise
 
 
 async def send_base64(conversation: Conversation, head: Reply, pieces: Pieces) -> None:

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.errors import BadRequest, FileFlyError, Internal, TooLarge
+from filefly.wire.batches import MAX_BATCH_BYTES
 from filefly.wire.codec import (
     CommandTable,
     declared_payload,
@@ -101,8 +102,9 @@ class ServerProtocol(Conversation):
             return
         try:
             payload = declared_payload(fields)
-            if payload > self._verbs.max_payload:
-                raise TooLarge(f"size is over the limit of {self._verbs.max_payload} bytes (--max-block-size)")
+            limit = self._payload_limit(fields.get("command"))
+            if payload > limit:
+                raise TooLarge(f"size is over the limit of {limit} bytes (--max-block-size)")
         except FileFlyError as error:
             await self._reply(error_reply(error))
             raise _EndOfConversation from None
@@ -136,6 +138,11 @@ class ServerProtocol(Conversation):
         except FileFlyError as ended:
             error = ended
         await self._reply(error_reply(error))
+
+    def _payload_limit(self, command: object) -> int:
+        """Return how large a payload is received, if only to be skipped; blocks that are small each may be many."""
+        limit = self._verbs.max_payload
+        return max(limit, MAX_BATCH_BYTES) if command == "store_blocks" else limit
 
     def _reply(self, reply: Any) -> Deferred[None]:
         return self.send(encode(reply) + b"\n")

@@ -251,7 +251,7 @@ class BlockStore:
             raise DiskFull(f"less than {format_size(self.reserve_bytes)} would be left free (--reserve)")
 
     def publish(self, block: IncomingBlock) -> None:
-        """Give a written block its own name, durably, unless it was doomed."""
+        """Give a written block its own name, unless it was doomed; durable after `sync_names`."""
         with self._naming:
             self._directories.check_writable()
             with self._order:
@@ -259,6 +259,9 @@ class BlockStore:
                     raise Conflict("a newer store or a delete of this block came first")
             self._disk.rename(block.temporary, self._path(block.block_id))
             self.forget(block)
+
+    def sync_names(self) -> None:
+        """Put the names of blocks on stable storage."""
         self._directories.sync(self.storage.root)
 
     def forget(self, block: IncomingBlock) -> None:

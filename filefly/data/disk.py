@@ -2,10 +2,11 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filefly.errors import DiskFull, FileFlyError, Internal, Unavailable
+from filefly.units import Chunks
 
 _MOST_BUFFERS = 1024  # IOV_MAX
 
@@ -21,7 +22,7 @@ class Disk:
         """Return a descriptor for reading the file `path`; does not follow a symbolic link."""
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def write(self, descriptor: int, chunks: Sequence[bytes]) -> None:
+    def write(self, descriptor: int, chunks: Chunks) -> None:
         """Write all of `chunks` at the descriptor's position."""
         pending = [memoryview(chunk) for chunk in chunks if chunk]
         while pending:

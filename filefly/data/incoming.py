@@ -2,7 +2,6 @@
 
 import errno
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from crc32c import crc32c
 
 from filefly.data.disk import Disk, as_filefly_errors
 from filefly.errors import TooLarge
+from filefly.units import Chunks
 from filefly.wire.codec import check_sum, crc32c_hex
 from filefly.wire.messages import BlockSum
 
@@ -27,7 +27,10 @@ class Publisher(Protocol):
         """Raise DiskFull if `size` more bytes should not be written."""
 
     def publish(self, block: "IncomingBlock") -> None:
-        """Give a written block its own name, durably, unless it was doomed."""
+        """Give a written block its own name, unless it was doomed; durable after `sync_names`."""
+
+    def sync_names(self) -> None:
+        """Put the names of blocks on stable storage."""
 
     def forget(self, block: "IncomingBlock") -> None:
         """Drop a store that will not be committed."""
@@ -48,7 +51,7 @@ class IncomingBlock:
     _created: bool = False
     _lock: threading.Lock = field(factory=threading.Lock)
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Chunks) -> None:
         """Append `chunks`. After an error only `abort` makes sense."""
         self.size += sum(map(len, chunks))
         if self.size > self._store.max_block_size:
@@ -58,22 +61,36 @@ class IncomingBlock:
         with self._lock, as_filefly_errors("store the block"):
             self._disk.write(self._open(), chunks)
 
-    def commit(self, chunks: Sequence[bytes] = (), expected: str | None = None) -> BlockSum:
+    def commit(self, chunks: Chunks = (), expected: str | None = None) -> BlockSum:
         """Append `chunks` and put the block in place, durably; on return it is there, whatever happens next.
 
         Raises Corrupt unless its checksum is the `expected` one, and Conflict if a newer store or a delete came first.
         """
         self.write(chunks)
-        found = crc32c_hex(self._checksum)
-        check_sum(expected, found)
+        self.seal(expected)
+        self.publish()
+        self._store.sync_names()
+        return self.sum
+
+    @property
+    def sum(self) -> BlockSum:
+        """Return the size and the checksum of what was written."""
+        return BlockSum(size=self.size, crc32c=crc32c_hex(self._checksum))
+
+    def seal(self, expected: str | None = None) -> None:
+        """Put the bytes on stable storage; nothing can be appended after this. Raises as `commit` does."""
+        check_sum(expected, crc32c_hex(self._checksum))
         with self._lock, as_filefly_errors("store the block"):
             descriptor = self._open()
             self._disk.fsync(descriptor)
             self._descriptor = None
             self._disk.close(descriptor)
+
+    def publish(self) -> None:
+        """Give what was sealed the block's name, durable after the store's `sync_names`. Raises as `commit` does."""
+        with self._lock, as_filefly_errors("store the block"):
             self._store.publish(self)
             self._created = False
-        return BlockSum(size=self.size, crc32c=found)
 
     def abort(self) -> None:
         """Leave nothing of this store behind; fine also after `commit`. What the disk says to it helps nobody."""
@@ -108,6 +125,7 @@ class IncomingBlock:
                 return False
             self._store.publish(self)
             self._created = False
+            self._store.sync_names()
             with suppress(OSError):  # a name of the same file was there: renaming to that does nothing, says POSIX
                 self._disk.unlink(self.temporary)
         return True

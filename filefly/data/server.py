@@ -8,14 +8,16 @@ from crc32c import crc32c
 from twisted.python.failure import Failure
 
 from filefly import __version__
-from filefly.daemon.payloads import send_base64, send_raw
+from filefly.daemon.payloads import send_base64, send_file
+from filefly.data.batches import IncomingBatch, read_batch
 from filefly.data.blocks import BlockStore
 from filefly.data.incoming import IncomingBlock
 from filefly.data.peers import Peers
 from filefly.data.ranges import BlockRange
 from filefly.errors import BadRequest, TimedOut, UnknownCommand
 from filefly.threads import InThread
-from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64
+from filefly.wire.batches import BlockResults, RetrieveBlocks, StoreBlocks
+from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64, encode
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.messages import (
     Adopt,
@@ -51,7 +53,20 @@ class DataServer:
     """
 
     commands = commands_of(
-        Ping, Store, Retrieve, Delete, Stat, ListBlocks, Status, Copy, Link, Quarantine, SetAside, Adopt
+        Ping,
+        Store,
+        Retrieve,
+        StoreBlocks,
+        RetrieveBlocks,
+        Delete,
+        Stat,
+        ListBlocks,
+        Status,
+        Copy,
+        Link,
+        Quarantine,
+        SetAside,
+        Adopt,
     )
 
     def __init__(self, store: BlockStore, in_thread: InThread, reactor: Any) -> None:
@@ -81,6 +96,11 @@ class DataServer:
                 return await self._store_block(request, conversation)
             case Retrieve():
                 await self._retrieve(request, conversation)
+                return None
+            case StoreBlocks():
+                return await self._store_blocks(request, conversation)
+            case RetrieveBlocks():
+                await self._retrieve_blocks(request, conversation)
                 return None
             case Link():
                 return await self._in_thread(
@@ -161,15 +181,29 @@ class DataServer:
             await self._in_thread(incoming.abort)
             raise
 
+    async def _store_blocks(self, request: StoreBlocks, conversation: Conversation) -> BlockResults:
+        batch = IncomingBatch(self._store, request.blocks, request.size)
+        try:
+            return BlockResults(await receive_into(conversation, self._in_thread, batch.write, batch.commit))
+        except BaseException:
+            await self._in_thread(batch.abort)
+            raise
+
+    async def _retrieve_blocks(self, request: RetrieveBlocks, conversation: Conversation) -> None:
+        results, found = await self._in_thread(read_batch, self._store, request.blocks)
+        head = BlockResults(results, size=sum(map(len, found)))
+        await conversation.send(encode(head) + b"\n", *found)
+
     async def _retrieve(self, request: Retrieve, conversation: Conversation) -> None:
         block, first, checksum = await self._in_thread(self._open_thd, request)
         try:
             head = BytesFollow(size=block.end - block.offset, crc32c=checksum)
-            pieces = pieces_of(self._in_thread, block.read, block.offset + len(first), block.end, first)
             if request.raw:
-                await send_raw(conversation, head, pieces)
-            else:
-                await send_base64(conversation, head, pieces)
+                at = block.offset + len(first)
+                await send_file(conversation, self._in_thread, head, first, block.read, at, block.end)
+                return
+            pieces = pieces_of(self._in_thread, block.read, block.offset + len(first), block.end, first)
+            await send_base64(conversation, head, pieces)
         finally:
             if not block.closed:
                 await self._in_thread(block.close)

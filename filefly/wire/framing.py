@@ -4,24 +4,27 @@ A `Conversation` is one end of a connection, and both ends use it. It is *pulled
 asks for the next line or the next piece of a payload, and what arrives meanwhile stays with the kernel once a little
 is buffered. So a request is answered before the next one is looked at, and memory stays bounded.
 
-In:     `receive_line`, `begin_payload` + `receive_chunks` + `skip_payload`
+In:     `receive_line`, `line_at_hand`, `begin_payload` + `receive_chunks` + `skip_payload`
 Out:    `send`, which waits while the peer does not read
 Ends:   `close` (after what was sent), `close_gently` (when the peer may still be sending), `abort`
 States: receiving lines or a payload; input ended (half-closed) or not; lost or not
 """
 
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from filefly.errors import PayloadEnded, TooLarge
 from filefly.units import KIB, MIB
+from filefly.wire.lending import LentSocket, can_be_lent
 
 DEFAULT_MAX_LINE = 24 * MIB
 PIECE_BYTES = MIB
@@ -31,9 +34,12 @@ _TRANSPORT_BUFFER_BYTES = 256 * KIB  # what one recv takes and what may wait uns
 _LINGER_SECONDS = 10
 
 
-@implementer(IPushProducer)
+_SMALL_BYTES = 64 * KIB  # pieces of so little in all are cheaper to copy than to send one by one
+
+
+@implementer(IPushProducer, IPullProducer)
 class SendingGate:
-    """Is open while a transport, or another consumer, takes more; registered with it as its push producer."""
+    """Is open while a transport, or another consumer, takes more; registered with it as its producer."""
 
     def __init__(self) -> None:
         self.open = True
@@ -59,12 +65,41 @@ class SendingGate:
     stopProducing = resumeProducing
 
 
+@implementer(IPullProducer)
+class _Emptied:
+    """Registered with a transport in place of its gate until it has nothing left to send."""
+
+    def __init__(self, transport: Any, gate: SendingGate) -> None:
+        self._transport, self._gate = transport, gate
+        self._asked = False
+        self.empty: Deferred[None] = Deferred(lambda _cancelled: None)
+        transport.unregisterProducer()
+        transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        """Is asked for more at once, and again when all was sent."""
+        if self._asked:
+            self._transport.unregisterProducer()
+            self._transport.registerProducer(self._gate, True)
+            self._gate.resumeProducing()
+            self.stopProducing()
+        self._asked = True
+
+    def stopProducing(self) -> None:
+        """Fire: nothing will be sent any more."""
+        if not self.empty.called:
+            self.empty.callback(None)
+
+
 @implementer(IHalfCloseableProtocol)
 class Conversation(LineReceiver):
-    """One end of a connection; see the module's docstring. Use it from the reactor's thread, one task at a time."""
+    """One end of a connection; see the module's docstring. Use it from the reactor's thread, one task at a time.
+
+    A LineReceiver with a buffer of its own: twisted's copies all that is behind a line for each line, and a long line
+    for each of its pieces (twisted#6357).
+    """
 
     delimiter = b"\n"
-    paused = True  # LineReceiver's own flag: parse nothing until asked
     transport: Any
 
     def __init__(self, clock: Any, max_line: int = DEFAULT_MAX_LINE) -> None:
@@ -72,8 +107,11 @@ class Conversation(LineReceiver):
         self.MAX_LENGTH = max_line
         self._clock = clock
         self._gate = SendingGate()
-        self._gathered: list[bytes] = []  # input behind LineReceiver's buffer, not looked at yet
-        self._gathered_size = 0
+        self._direct = False  # whether the gate is open exactly when the transport has nothing left to send
+        self._input = b""  # used up to `_at`
+        self._at = 0
+        self._behind: deque[bytes] = deque()  # what came after that
+        self._kept = 0  # bytes that are not used yet
         self._transport_paused = False
         self._waiting: Deferred[bytes | None] | None = None
         self._payload_size = self._payload_left = 0
@@ -94,11 +132,13 @@ class Conversation(LineReceiver):
         """
         return self._receive()
 
+    def line_at_hand(self) -> bytes | None:
+        """Return the next line if it has come already, else None: what `receive_line` waits for. Raises TooLarge."""
+        return self._take_line() if self.lost is None else None
+
     def begin_payload(self, size: int) -> None:
         """Take the next `size` bytes of input as a payload, not as lines."""
         self._payload_size = self._payload_left = size
-        if size:
-            self.setRawMode()
 
     @property
     def payload_ended(self) -> bool:
@@ -113,7 +153,8 @@ class Conversation(LineReceiver):
         chunks: list[bytes] = []
         gathered = 0
         while gathered < at_least and self._payload_left:
-            chunk = await self._receive() or b""
+            at_hand = self._kept and self.lost is None
+            chunk = self._take_chunk() if at_hand else await self._receive() or b""
             chunks.append(chunk)
             gathered += len(chunk)
         return chunks
@@ -131,23 +172,38 @@ class Conversation(LineReceiver):
         if self.lost is not None:
             self._deliver(self.lost)
         else:
-            self._resume()
+            self._serve()
+        if self._waiting is waiting and self._transport_paused:
+            self._transport_paused = False
+            self.transport.resumeProducing()
         return waiting
 
     def _stop_waiting(self, _cancelled: Deferred[bytes | None]) -> None:
         self._waiting = None
-        self.paused = True
 
-    def _resume(self) -> None:
-        self.paused = False
-        super().dataReceived(self._take_gathered())
-        self._end_input_if_due()
-        if not self.paused and self._transport_paused:
-            self._transport_paused = False
-            self.transport.resumeProducing()
+    def _serve(self) -> None:
+        """Hand over what is waited for, if it is there."""
+        if self._payload_left:
+            if self._kept:
+                self.rawDataReceived(self._take_chunk())
+            elif self.input_ended:
+                sentence = (
+                    f"payload ended after {self._payload_size - self._payload_left} of {self._payload_size} bytes"
+                )
+                self._payload_left = 0
+                self._deliver(Failure(PayloadEnded(sentence)))
+            return
+        try:
+            line = self._take_line()
+        except TooLarge as error:
+            self._deliver(Failure(error))
+        else:
+            if line is not None:
+                self.lineReceived(line)
+            elif self.input_ended:
+                self._deliver(None)
 
     def _deliver(self, result: bytes | Failure | None) -> None:
-        self.paused = True
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
@@ -156,94 +212,94 @@ class Conversation(LineReceiver):
         else:
             waiting.callback(result)
 
-    def _take_gathered(self, data: bytes = b"") -> bytes:
-        if not self._gathered:
-            return data
-        if data:
-            self._gathered.append(data)
-        data = b"".join(self._gathered)
-        self._gathered.clear()
-        self._gathered_size = 0
-        return data
+    def _take_line(self) -> bytes | None:
+        """Take the next line that is not blank, if all of it is there; raises TooLarge."""
+        while self._kept:
+            end = self._input.find(b"\n", self._at)
+            if end < 0 and self._behind:
+                self._input, self._at = self._take_gathered(), 0
+                end = self._input.find(b"\n")
+            size = (len(self._input) if end < 0 else end) - self._at
+            if size > self.MAX_LENGTH:
+                raise self._line_too_long()
+            if end < 0 and not self.input_ended:
+                return None
+            line = _line_of(self._input[self._at : self._at + size])
+            self._use(size if end < 0 else size + 1)
+            if line is not None:
+                return line
+        return None
 
-    def _end_input_if_due(self) -> None:
-        if self.paused or self._busyReceiving or not self.input_ended:
-            return
-        if self._payload_left:
-            got = self._payload_size - self._payload_left
-            sentence = f"payload ended after {got} of {self._payload_size} bytes"
-            self._payload_left = 0
-            self.setLineMode()
-            self._deliver(Failure(PayloadEnded(sentence)))
-        else:
-            self._deliver(_line_of(self.clearLineBuffer() + self._take_gathered()))
+    def _take_gathered(self) -> bytes:
+        rest = self._input[self._at :]
+        gathered = b"".join([rest, *self._behind] if rest else self._behind)  # a single piece is not copied
+        self._behind.clear()
+        return gathered
 
-    # What LineReceiver and the transport call
+    def _take_chunk(self) -> bytes:
+        """Take as much of the payload as is there in one piece; something is."""
+        if self._at == len(self._input):
+            self._input, self._at = self._behind.popleft(), 0
+        chunk = self._input[self._at : self._at + self._payload_left]
+        self._use(len(chunk))
+        self._payload_left -= len(chunk)
+        return chunk
+
+    def _use(self, size: int) -> None:
+        self._at += size
+        self._kept -= size
+        if not self._kept:
+            self._input, self._at = b"", 0
+
+    def _line_too_long(self) -> TooLarge:
+        """Return what tells who waits for the line; nothing behind it can be understood."""
+        self._discard_input()
+        return TooLarge(f"line is over the limit of {self.MAX_LENGTH} bytes (--max-line)")
+
+    # What the transport calls, and what LineReceiver calls lines and raw data
 
     def connectionMade(self) -> None:
         """Set the transport up."""
         self.transport.bufferSize = _TRANSPORT_BUFFER_BYTES
-        self.transport.registerProducer(self._gate, True)
+        # Not what only wraps TCP, and must see all that is sent. TCP tells a pull producer each time it has sent all.
+        self._direct = isinstance(self.transport, Connection)
+        self.transport.registerProducer(self._gate, not self._direct)
         with suppress(AttributeError, OSError):  # not every transport is TCP
             self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
-        """Gather a long line's pieces and join them once: LineReceiver alone is quadratic (twisted#6357)."""
+        """Keep `data` until it is asked for; a long line's pieces are looked at, and joined, once."""
         if self._discarding:
             return
-        if self.paused or (self.line_mode and b"\n" not in data):
-            self._gathered.append(data)
-            self._gathered_size += len(data)
-            if self.paused:
-                if self._gathered_size >= _TRANSPORT_BUFFER_BYTES and not self._transport_paused:
-                    self._transport_paused = True
-                    self.transport.pauseProducing()
-            elif self._gathered_size + len(self._buffer) > self.MAX_LENGTH:
-                self.lineLengthExceeded(b"")
-            return
-        if self._gathered and self.line_mode:
-            self._end_gathered_line(data)
-            return
-        super().dataReceived(self._take_gathered(data))
-        self._end_input_if_due()
-
-    def _end_gathered_line(self, data: bytes) -> None:
-        """Deliver a long line that ends in `data` without the copies that LineReceiver would make of it."""
-        end = data.index(b"\n")
-        if self._gathered_size + len(self._buffer) + end > self.MAX_LENGTH:
-            self.lineLengthExceeded(b"")
-            return
-        self._gathered.insert(0, self.clearLineBuffer())
-        self.lineReceived(self._take_gathered(data[:end]))
-        if rest := data[end + 1 :]:
-            self.dataReceived(rest)
+        if self._kept:
+            self._behind.append(data)
+        else:
+            self._input = data
+        self._kept += len(data)
+        if self._waiting is None:
+            if self._kept >= _TRANSPORT_BUFFER_BYTES and not self._transport_paused:
+                self._transport_paused = True
+                self.transport.pauseProducing()
+        elif self._payload_left or b"\n" in data:
+            self._serve()
+        elif self._kept > self.MAX_LENGTH:
+            self._deliver(Failure(self._line_too_long()))
 
     def lineReceived(self, line: bytes) -> None:
         """Hand the line to who waits for it."""
-        if (text := _line_of(line)) is not None:
-            self._deliver(text)
+        self._deliver(line)
 
     def rawDataReceived(self, data: bytes) -> None:
-        """Hand over what belongs to the payload; the rest is lines again."""
-        chunk, rest = data[: self._payload_left], data[self._payload_left :]
-        self._payload_left -= len(chunk)
-        self.paused = True
-        if not self._payload_left:
-            self.setLineMode(rest)
-        self._deliver(chunk)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Tell who waits for the line; nothing behind it can be understood."""
-        self._discard_input()
-        self._deliver(Failure(TooLarge(f"line is over the limit of {self.MAX_LENGTH} bytes (--max-line)")))
+        """Hand a chunk of a payload to who waits for it."""
+        self._deliver(data)
 
     def readConnectionLost(self) -> None:
         """Note the end of input; the peer may still be reading."""
         self.input_ended = True
         if self._discarding:
             self.transport.loseConnection()
-        else:
-            self._end_input_if_due()
+        elif self._waiting is not None:
+            self._serve()
 
     def writeConnectionLost(self) -> None:
         """Nothing to do: only we close our sending side."""
@@ -263,14 +319,28 @@ class Conversation(LineReceiver):
         """Send `pieces`; the result waits until the transport takes more, and fails once the connection is lost."""
         if self.lost is not None:
             return fail(self.lost)
-        for piece in pieces:
+        for piece in self._send_at_once(pieces) if self._direct and self._gate.open else pieces:
             self.transport.write(piece)
         return succeed(None) if self._gate.open else self._gate.passed()
+
+    def _send_at_once(self, pieces: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        """Send what the system takes, without a turn of the reactor, and return the rest; nothing is before it."""
+        if len(pieces) > 1 and sum(map(len, pieces)) <= _SMALL_BYTES:
+            pieces = [b"".join(pieces)]
+        for place, piece in enumerate(pieces):
+            rest = memoryview(piece)
+            while rest:
+                sent = self.transport.writeSomeData(rest)
+                if sent == 0 or isinstance(sent, Exception):  # full; or lost, as the transport will find out itself
+                    self._gate.pauseProducing()
+                    return [rest, *pieces[place + 1 :]]
+                rest = rest[sent:]
+        return ()
 
     def close(self) -> None:
         """Close once everything is sent."""
         if self.lost is None:
-            self.transport.unregisterProducer()
+            self._stop_sending()
             self.transport.loseConnection()
 
     def close_gently(self) -> None:
@@ -281,7 +351,7 @@ class Conversation(LineReceiver):
         if self.input_ended or not hasattr(self.transport, "loseWriteConnection"):
             self.close()
             return
-        self.transport.unregisterProducer()
+        self._stop_sending()
         self.transport.loseWriteConnection()
         if self._transport_paused:
             self.transport.resumeProducing()
@@ -290,13 +360,17 @@ class Conversation(LineReceiver):
     def abort(self) -> None:
         """Close now, dropping what was not sent."""
         if self.lost is None:
-            self.transport.unregisterProducer()
+            self._stop_sending()
             self.transport.abortConnection()
+
+    def _stop_sending(self) -> None:
+        self._direct = False
+        self.transport.unregisterProducer()
 
     def _discard_input(self) -> None:
         self._discarding = True
-        self.clearLineBuffer()
         self._take_gathered()
+        self._use(self._kept)
 
 
 def _line_of(data: bytes) -> bytes | None:

@@ -1,12 +1,13 @@
 """Disks for tests: real files, with faults and without the wait for stable storage."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from filefly.data.blocks import BlockStore
 from filefly.data.disk import Disk
 from filefly.data.storage import Storage, open_storage
+from filefly.units import Chunks
 from filefly.wire.messages import MAX_BLOCK_SIZE
 
 
@@ -60,7 +61,7 @@ class WatchedDisk(QuickDisk):
         self._note("open")
         return super().open(path)
 
-    def write(self, descriptor: int, chunks: Sequence[bytes]) -> None:
+    def write(self, descriptor: int, chunks: Chunks) -> None:
         try:
             self._note("write")
         except OSError:  # a full disk takes a part of what it is given

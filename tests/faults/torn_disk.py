@@ -11,7 +11,7 @@ to do: flip bits and lose files. Entries of `.incoming/` are not followed: a dat
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -19,6 +19,7 @@ from attrs import define, field
 
 from filefly.data.disk import Disk
 from filefly.data.storage import INCOMING
+from filefly.units import Chunks
 
 PLENTY = 2**40
 
@@ -163,7 +164,7 @@ class TornDisk(Disk):
             self._open.discard(descriptor)
             super().close(descriptor)
 
-    def write(self, descriptor: int, chunks: Sequence[bytes]) -> None:
+    def write(self, descriptor: int, chunks: Chunks) -> None:
         self._may_fail()
         self._medium.note_written(os.fstat(descriptor).st_ino)
         data = b"".join(chunks)

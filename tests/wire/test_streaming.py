@@ -1,10 +1,9 @@
-from collections.abc import Sequence
-
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from filefly.errors import BadRequest, DiskFull
+from filefly.units import Chunks
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.streaming import pieces_of, receive_into
 from tests.peer import HeldThreads, Peer, inline, now
@@ -20,12 +19,12 @@ class Sink:
         self.finished = False
         self._fail_at = fail_at
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Chunks) -> None:
         if self._fail_at is not None and len(self.pieces) >= self._fail_at:
             raise DiskFull
         self.pieces.append(b"".join(chunks))
 
-    def finish(self, chunks: Sequence[bytes]) -> str:
+    def finish(self, chunks: Chunks) -> str:
         self.write(chunks)
         self.finished = True
         return "done"
