@@ -8,19 +8,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from filefly.errors import BadRequest, FileFlyError, Internal, TooLarge
-from filefly.wire.batches import MAX_BATCH_BYTES
-from filefly.wire.codec import (
-    CommandTable,
-    declared_payload,
-    decode_object,
-    decode_request,
-    encode,
-    error_reply,
-    payload_of_no_request,
-)
+from filefly.errors import FileFlyError, Internal, TooLarge
+from filefly.wire.batches import MAX_BATCH_BYTES, StoreBlocks
+from filefly.wire.codec import CommandTable, RequestDecoder, encode, error_reply
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
 from filefly.wire.messages import Reply, Request
+
+_MOST_IN_A_ROW = 64
+"""Requests of one connection that are answered before others have a turn, if none has to wait for anything."""
 
 
 class Verbs(Protocol):
@@ -47,9 +42,11 @@ class ServerProtocol(Conversation):
     log = Logger()
     factory: "ServerFactory"
 
-    def __init__(self, clock: Any, verbs: Verbs, max_line: int) -> None:
+    def __init__(self, clock: Any, verbs: Verbs, decoder: RequestDecoder, max_line: int) -> None:
         super().__init__(clock, max_line)
         self._verbs = verbs
+        self._understand = decoder.understand
+        self._in_a_row = 0
         self._answering = False
         self._leaving = False
         self._gone: Deferred[None] = Deferred()
@@ -73,9 +70,16 @@ class ServerProtocol(Conversation):
     async def _converse(self) -> None:
         try:
             while not self._leaving:
-                line = await self.receive_line()
+                line = self.line_at_hand()
+                if line is None:
+                    self._in_a_row = 0
+                    line = await self.receive_line()
+                elif self._in_a_row == _MOST_IN_A_ROW:
+                    self._in_a_row = 0
+                    await self._turn_of_others()
                 if line is None:
                     break
+                self._in_a_row += 1
                 self._answering = True
                 await self._answer(line)
                 self._answering = False
@@ -94,55 +98,43 @@ class ServerProtocol(Conversation):
         await self._gone
         self.factory.conversations.pop(self, None)
 
+    def _turn_of_others(self) -> Deferred[None]:
+        """Fire in the reactor's next turn: who sends many requests at once must not keep all others waiting."""
+        turn: Deferred[None] = Deferred()
+        self._clock.callLater(0, turn.callback, None)
+        return turn
+
     async def _answer(self, line: bytes) -> None:
-        try:
-            fields = decode_object(line)
-        except BadRequest as error:
-            await self._refuse(line, error)
-            return
-        try:
-            payload = declared_payload(fields)
-            limit = self._payload_limit(fields.get("command"))
-            if payload > limit:
-                raise TooLarge(f"size is over the limit of {limit} bytes (--max-block-size)")
-        except FileFlyError as error:
-            await self._reply(error_reply(error))
-            raise _EndOfConversation from None
+        payload, request = self._understand(line)
+        limit = self._verbs.max_payload
+        if isinstance(request, StoreBlocks):
+            limit = max(limit, MAX_BATCH_BYTES)  # blocks that are small each may be many
+        if payload is None or payload > limit:
+            too_large = TooLarge(f"size is over the limit of {limit} bytes (--max-block-size)")
+            await self._reply(
+                error_reply(request if payload is None and isinstance(request, FileFlyError) else too_large)
+            )
+            raise _EndOfConversation
         self.begin_payload(payload)
         try:
             try:
-                reply = await self._verbs.answer(decode_request(fields, self._verbs.commands), self)
+                if isinstance(request, FileFlyError):
+                    raise request
+                reply = await self._verbs.answer(request, self)
             finally:
-                await self.skip_payload()
+                if not self.payload_ended:
+                    await self.skip_payload()
         except FileFlyError as error:
             error.__traceback__ = None  # an error that came through a Deferred keeps its request's data alive
             await self._reply(error_reply(error))
         except ConnectionClosed:
             raise
         except Exception:  # framing's broad except: any other failure is an error reply
-            self.log.failure("{command} failed", command=fields.get("command"))
+            self.log.failure("{request} failed", request=type(request).__name__)
             await self._reply(error_reply(Internal()))
         else:
             if reply is not None:
                 await self._reply(reply)
-
-    async def _refuse(self, line: bytes, error: FileFlyError) -> None:
-        """Say why a line is no request; what may be its payload is skipped, or the conversation ended, never read."""
-        payload = payload_of_no_request(line)
-        if payload is None or payload > self._verbs.max_payload:
-            await self._reply(error_reply(error))
-            raise _EndOfConversation
-        self.begin_payload(payload)
-        try:
-            await self.skip_payload()
-        except FileFlyError as ended:
-            error = ended
-        await self._reply(error_reply(error))
-
-    def _payload_limit(self, command: object) -> int:
-        """Return how large a payload is received, if only to be skipped; blocks that are small each may be many."""
-        limit = self._verbs.max_payload
-        return max(limit, MAX_BATCH_BYTES) if command == "store_blocks" else limit
 
     def _reply(self, reply: Any) -> Deferred[None]:
         return self.send(encode(reply) + b"\n")
@@ -156,11 +148,12 @@ class ServerFactory(Factory):
     def __init__(self, clock: Any, verbs: Verbs, max_line: int = DEFAULT_MAX_LINE) -> None:
         self._clock = clock
         self._verbs = verbs
+        self._decoder = RequestDecoder(verbs.commands)
         self._max_line = max_line
         self.conversations: dict[ServerProtocol, Deferred[None]] = {}
 
     def buildProtocol(self, addr: Any) -> ServerProtocol:  # type: ignore[override]  # its bound is private to Twisted
         """Make the server's end of a new connection."""
-        protocol = ServerProtocol(self._clock, self._verbs, self._max_line)
+        protocol = ServerProtocol(self._clock, self._verbs, self._decoder, self._max_line)
         protocol.factory = self
         return protocol

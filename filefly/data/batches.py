@@ -141,6 +141,9 @@ def read_batch(store: BlockStore, wanted: Sequence[BlockToRetrieve]) -> tuple[li
 
 
 def _read(store: BlockStore, block_id: str, room: int) -> bytes:
+    data = store.read_in_memory(block_id)
+    if data is not None and len(data) <= room:
+        return data
     block = store.open(block_id)
     try:
         if block.size > room:

@@ -23,12 +23,13 @@ from filefly.data.incoming import IncomingBlock
 from filefly.data.ranges import BlockRange
 from filefly.data.storage import INCOMING, Storage
 from filefly.errors import BadRange, Conflict, DiskFull, Internal, NotFound, Unavailable
-from filefly.units import MIB, format_size
+from filefly.units import KIB, MIB, format_size
 from filefly.wire.codec import check_sum
 from filefly.wire.messages import MAX_BLOCK_SIZE, BlockSum, ListedBlock
 from filefly.wire.names import check_block_id, id_of_name_on_disk, name_on_disk
 
 CORRUPT, UNKNOWN = b".corrupt", b".unknown"
+_SMALL_BYTES = 64 * KIB
 _UNREADABLE = {errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN}
 """What Linux says of bytes that are lost: a device, a medium, a checksum of the file system, its structure."""
 
@@ -36,8 +37,8 @@ _UNREADABLE = {errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN}
 class BlockStore:
     """The blocks of one storage directory.
 
-    All methods but `begin` touch the disk; they raise FileFlyError, never OSError. What is deleted by hand is simply
-    not there any more; but nothing is said to be missing while the storage's own identity is.
+    All methods but `begin` and `read_in_memory` may wait for the disk; they raise FileFlyError, never OSError. What is
+    deleted by hand is simply not there any more; but nothing is said to be missing while the storage's own identity is.
     """
 
     def __init__(
@@ -86,6 +87,14 @@ class BlockStore:
                 with suppress(OSError):
                     self._disk.close(descriptor)
                 raise
+
+    def read_in_memory(self, block_id: str) -> bytes | None:
+        """Return a small block if that takes no wait for the disk, so that it may be asked for in any thread.
+
+        None says nothing about the block: `open` does. Raises BadRequest.
+        """
+        check_block_id(block_id)
+        return self._disk.read_in_memory(self._path(block_id), _SMALL_BYTES)
 
     def stat(self, block_id: str, verify: bool = False) -> BlockSum:
         """Return a block's size and, with `verify`, the checksum of its bytes as they are on disk now."""

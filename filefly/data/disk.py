@@ -36,6 +36,13 @@ class Disk:
         """Return `size` bytes from `offset`, fewer only at the end of the file."""
         return os.pread(descriptor, size, offset)
 
+    def read_in_memory(self, path: bytes, most: int) -> bytes | None:
+        """Return the file `path` if it has at most `most` bytes and all of them are in the system's memory, else None.
+
+        Never waits for the disk; what is wrong with a file `open` and `read` tell.
+        """
+        return None  # nobody knows what is in memory
+
     def drop_cached(self, descriptor: int) -> None:
         """Have the next read of the file answered by the disk itself, not from the system's memory."""
         if hasattr(os, "posix_fadvise"):

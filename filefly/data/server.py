@@ -90,13 +90,13 @@ class DataServer:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
         self._identity.check(getattr(request, "storage_id", None))  # who names a storage means this one
         match request:
-            case Ping():
-                return await self._ping(request)
             case Store():
                 return await self._store_block(request, conversation)
             case Retrieve():
                 await self._retrieve(request, conversation)
                 return None
+            case Ping():
+                return await self._ping(request)
             case StoreBlocks():
                 return await self._store_blocks(request, conversation)
             case RetrieveBlocks():
@@ -195,6 +195,11 @@ class DataServer:
         await conversation.send(encode(head) + b"\n", *found)
 
     async def _retrieve(self, request: Retrieve, conversation: Conversation) -> None:
+        if request.raw:
+            data = self._store.read_in_memory(request.block_id)
+            if data is not None and request.offset <= len(data):
+                await conversation.send(*_small_reply(request, data))
+                return
         block, first, checksum = await self._in_thread(self._open_thd, request)
         try:
             head = BytesFollow(size=block.end - block.offset, crc32c=checksum)
@@ -237,6 +242,16 @@ class DataServer:
             block_count=usage.block_count,
             version=__version__,
         )
+
+
+def _small_reply(request: Retrieve, block: bytes) -> tuple[bytes, bytes]:
+    """Return the line and the bytes that answer `request`, given the whole block; raises Corrupt."""
+    if request.crc32c is not None:
+        check_sum(request.crc32c, crc32c_hex(crc32c(block)))
+    length = len(block) if request.length is None else request.length
+    wanted = block[request.offset : request.offset + length]
+    head = BytesFollow(size=len(wanted), crc32c=crc32c_hex(crc32c(wanted)))
+    return encode(head) + b"\n", wanted
 
 
 def _store_base64_thd(incoming: IncomingBlock, data: str, expected: str | None) -> BlockSum:

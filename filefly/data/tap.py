@@ -14,7 +14,7 @@ from filefly.daemon.options import absolute, bind, positive, room, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, refuse
 from filefly.data.blocks import BlockStore
-from filefly.data.disk import Disk
+from filefly.data.memory import system_disk
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage, StorageUnusable, open_storage
 from filefly.threads import WorkerPool
@@ -69,7 +69,7 @@ def makeService(options: Options) -> IService:
 def take_storage(daemon: str, folder: Path) -> Storage:
     """Lock the storage directory `folder`; ends the process with a sentence if that cannot be."""
     try:
-        return open_storage(folder, lambda: os.urandom(16).hex(), Disk())
+        return open_storage(folder, lambda: os.urandom(16).hex(), system_disk())
     except StorageUnusable as error:
         refuse(daemon, str(error))
 
@@ -77,7 +77,7 @@ def take_storage(daemon: str, folder: Path) -> Storage:
 def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
     """Return the data server of `storage`; `options` has those of DATA_PARAMETERS."""
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
-    store = BlockStore(storage, Disk(), options["max-block-size"], options["reserve"])
+    store = BlockStore(storage, system_disk(), options["max-block-size"], options["reserve"])
     server = DataServer(store, disk_pool, reactor)
     factory = ServerFactory(reactor, server, options["max-line"])
     return DaemonService(reactor, NAME, endpoint, factory, [disk_pool, server])

@@ -4,12 +4,15 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar
 
 import msgspec
 
 from filefly.errors import BadRequest, Corrupt, FileFlyError, Unavailable, UnknownCommand, error_from_wire
-from filefly.wire.messages import Attributes, ErrorReply, Reply, Request
+from filefly.wire.batches import StoreBlocks
+from filefly.wire.messages import Attributes, ErrorReply, Reply, Request, Store
 
 JSONObject = dict[str, Any]
 
@@ -57,9 +60,6 @@ def decode_object(line: bytes) -> JSONObject:
     return decoded
 
 
-_WITH_PAYLOAD = ("store", "store_blocks")
-
-
 def _too_many_values(line: bytes) -> bool:
     return len(line) > MAX_VALUES and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_VALUES
 
@@ -69,9 +69,12 @@ def declared_payload(fields: JSONObject) -> int:
 
     Raises BadRequest where nobody can tell where the payload ends.
     """
-    if fields.get("command") not in _WITH_PAYLOAD or fields.get("data") is not None or "size" not in fields:
+    command = fields.get("command")
+    if command not in ("store", "store_blocks") or "size" not in fields:
         return 0
-    if "data" in fields:
+    if command == "store" and "data" in fields:
+        if fields["data"] is not None:
+            return 0
         raise BadRequest("data: expected a string, got null")
     size = fields["size"]
     if type(size) is not int or not 0 <= size < 2**53:
@@ -107,6 +110,46 @@ def decode_request(fields: JSONObject, commands: CommandTable) -> Request:
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadRequest(_sentence(str(error))) from None
     return request
+
+
+Understood = tuple[int | None, Request | FileFlyError]
+"""How many raw bytes follow a line, None where nobody can tell; and the request on it, or why there is none."""
+
+
+class RequestDecoder:
+    """Understands the lines that are sent to a server that knows `commands`."""
+
+    def __init__(self, commands: CommandTable) -> None:
+        self._commands = commands
+        self._decode = msgspec.json.Decoder(reduce(or_, commands.values())).decode
+
+    def understand(self, line: bytes) -> Understood:
+        """Return what `line` says; one that says what it should is decoded in one step."""
+        if _too_many_values(line):
+            return self._look_closer(line)
+        try:
+            if not line.isascii():
+                line.decode()  # in fields that it does not know the decoder would overlook what is no UTF-8
+            request: Request = self._decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._look_closer(line)
+        if isinstance(request, Store) and request.data is None:
+            return self._look_closer(line) if b"null" in line else (request.size or 0, request)
+        return request.size if isinstance(request, StoreBlocks) else 0, request
+
+    def _look_closer(self, line: bytes) -> Understood:
+        try:
+            fields = decode_object(line)
+        except BadRequest as error:
+            return payload_of_no_request(line), error
+        try:
+            payload = declared_payload(fields)
+        except BadRequest as error:
+            return None, error
+        try:
+            return payload, decode_request(fields, self._commands)
+        except FileFlyError as error:
+            return payload, error
 
 
 def decode_reply(line: bytes, kind: type[R]) -> R:

@@ -32,14 +32,12 @@ PIECE_BYTES = MIB
 
 _TRANSPORT_BUFFER_BYTES = 256 * KIB  # what one recv takes and what may wait unsent; 1.6 times faster than the default
 _LINGER_SECONDS = 10
-
-
 _SMALL_BYTES = 64 * KIB  # pieces of so little in all are cheaper to copy than to send one by one
 
 
-@implementer(IPushProducer, IPullProducer)
+@implementer(IPushProducer)
 class SendingGate:
-    """Is open while a transport, or another consumer, takes more; registered with it as its producer."""
+    """Is open while a transport, or another consumer, takes more; registered with it as its push producer."""
 
     def __init__(self) -> None:
         self.open = True
@@ -91,6 +89,30 @@ class _Emptied:
             self.empty.callback(None)
 
 
+@implementer(IPullProducer)
+class _Rest:
+    """What a TCP transport has still to send; opens the gate once all of it is sent."""
+
+    def __init__(self, transport: Any, gate: SendingGate, pieces: Sequence[bytes]) -> None:
+        self._transport, self._gate = transport, gate
+        self._registered = False
+        gate.pauseProducing()
+        for piece in pieces:
+            transport.write(piece)
+        transport.registerProducer(self, False)  # which asks at once for more
+
+    def resumeProducing(self) -> None:
+        """Note that all is sent."""
+        if self._registered:
+            self._transport.unregisterProducer()  # a half-close would wait for a producer
+            self._gate.resumeProducing()
+        self._registered = True
+
+    def stopProducing(self) -> None:
+        """Have nobody wait for a connection that is lost."""
+        self._gate.resumeProducing()
+
+
 @implementer(IHalfCloseableProtocol)
 class Conversation(LineReceiver):
     """One end of a connection; see the module's docstring. Use it from the reactor's thread, one task at a time.
@@ -107,7 +129,7 @@ class Conversation(LineReceiver):
         self.MAX_LENGTH = max_line
         self._clock = clock
         self._gate = SendingGate()
-        self._direct = False  # whether the gate is open exactly when the transport has nothing left to send
+        self._direct = False  # whether the gate is open exactly while the transport has nothing left to send
         self._input = b""  # used up to `_at`
         self._at = 0
         self._behind: deque[bytes] = deque()  # what came after that
@@ -159,6 +181,27 @@ class Conversation(LineReceiver):
             gathered += len(chunk)
         return chunks
 
+    @property
+    def payload_left(self) -> int:
+        """How many bytes of the payload are still to be received."""
+        return self._payload_left
+
+    def lend_input(self) -> LentSocket | None:
+        """Receive nothing, and let a thread receive what is left of the payload, until `take_back`; None if it cannot.
+
+        All that came before must have been received.
+        """
+        if self._kept or self.input_ended or self.lost is not None or not can_be_lent(self.transport):
+            return None
+        self._pause_transport()
+        return LentSocket.of(self.transport)
+
+    def take_back(self, lent: LentSocket) -> None:
+        """Go on behind what the thread has received; if it is still at work, nobody knows where that is: abort."""
+        if not lent.give_back():
+            self.abort()
+        self._payload_left -= lent.received
+
     async def skip_payload(self) -> None:
         """Read and drop what is left of the payload."""
         while await self.receive_chunks():
@@ -178,6 +221,11 @@ class Conversation(LineReceiver):
             self.transport.resumeProducing()
         return waiting
 
+    def _pause_transport(self) -> None:
+        if not self._transport_paused:
+            self._transport_paused = True
+            self.transport.pauseProducing()
+
     def _stop_waiting(self, _cancelled: Deferred[bytes | None]) -> None:
         self._waiting = None
 
@@ -187,10 +235,8 @@ class Conversation(LineReceiver):
             if self._kept:
                 self.rawDataReceived(self._take_chunk())
             elif self.input_ended:
-                sentence = (
-                    f"payload ended after {self._payload_size - self._payload_left} of {self._payload_size} bytes"
-                )
-                self._payload_left = 0
+                got, self._payload_left = self._payload_size - self._payload_left, 0
+                sentence = f"payload ended after {got} of {self._payload_size} bytes"
                 self._deliver(Failure(PayloadEnded(sentence)))
             return
         try:
@@ -215,26 +261,39 @@ class Conversation(LineReceiver):
     def _take_line(self) -> bytes | None:
         """Take the next line that is not blank, if all of it is there; raises TooLarge."""
         while self._kept:
-            end = self._input.find(b"\n", self._at)
-            if end < 0 and self._behind:
-                self._input, self._at = self._take_gathered(), 0
-                end = self._input.find(b"\n")
-            size = (len(self._input) if end < 0 else end) - self._at
-            if size > self.MAX_LENGTH:
+            line = self._cut_line()
+            if (self._kept if line is None else len(line)) > self.MAX_LENGTH:
                 raise self._line_too_long()
-            if end < 0 and not self.input_ended:
-                return None
-            line = _line_of(self._input[self._at : self._at + size])
-            self._use(size if end < 0 else size + 1)
-            if line is not None:
+            if line is None:
+                if not self.input_ended:
+                    return None
+                line = self._input[self._at :]
+                self._use(len(line))
+            line = line.removesuffix(b"\r")
+            if line.strip():
                 return line
         return None
 
-    def _take_gathered(self) -> bytes:
-        rest = self._input[self._at :]
-        gathered = b"".join([rest, *self._behind] if rest else self._behind)  # a single piece is not copied
-        self._behind.clear()
-        return gathered
+    def _cut_line(self) -> bytes | None:
+        """Take all up to the next line end; if there is none, make what is there one piece."""
+        begin = self._at
+        end = self._input.find(b"\n", begin)
+        if end >= 0:
+            line = self._input[begin:end]
+            self._use(end + 1 - begin)
+            return line
+        pieces = [self._input[begin:]]
+        while self._behind:
+            piece = self._behind.popleft()
+            end = piece.find(b"\n")
+            if end >= 0:
+                self._kept -= sum(map(len, pieces))
+                self._input, self._at = piece, 0
+                self._use(end + 1)
+                return b"".join([*pieces, piece[:end]])
+            pieces.append(piece)
+        self._input, self._at = b"".join(pieces), 0
+        return None
 
     def _take_chunk(self) -> bytes:
         """Take as much of the payload as is there in one piece; something is."""
@@ -249,7 +308,7 @@ class Conversation(LineReceiver):
         self._at += size
         self._kept -= size
         if not self._kept:
-            self._input, self._at = b"", 0
+            self._input, self._at = b"", 0  # it may have been large
 
     def _line_too_long(self) -> TooLarge:
         """Return what tells who waits for the line; nothing behind it can be understood."""
@@ -261,9 +320,9 @@ class Conversation(LineReceiver):
     def connectionMade(self) -> None:
         """Set the transport up."""
         self.transport.bufferSize = _TRANSPORT_BUFFER_BYTES
-        # Not what only wraps TCP, and must see all that is sent. TCP tells a pull producer each time it has sent all.
-        self._direct = isinstance(self.transport, Connection)
-        self.transport.registerProducer(self._gate, not self._direct)
+        self._direct = can_be_lent(self.transport)
+        if not self._direct:
+            self.transport.registerProducer(self._gate, True)
         with suppress(AttributeError, OSError):  # not every transport is TCP
             self.transport.setTcpNoDelay(True)
 
@@ -274,12 +333,11 @@ class Conversation(LineReceiver):
         if self._kept:
             self._behind.append(data)
         else:
-            self._input = data
+            self._input, self._at = data, 0
         self._kept += len(data)
         if self._waiting is None:
-            if self._kept >= _TRANSPORT_BUFFER_BYTES and not self._transport_paused:
-                self._transport_paused = True
-                self.transport.pauseProducing()
+            if self._kept >= _TRANSPORT_BUFFER_BYTES:
+                self._pause_transport()
         elif self._payload_left or b"\n" in data:
             self._serve()
         elif self._kept > self.MAX_LENGTH:
@@ -319,23 +377,36 @@ class Conversation(LineReceiver):
         """Send `pieces`; the result waits until the transport takes more, and fails once the connection is lost."""
         if self.lost is not None:
             return fail(self.lost)
-        for piece in self._send_at_once(pieces) if self._direct and self._gate.open else pieces:
-            self.transport.write(piece)
-        return succeed(None) if self._gate.open else self._gate.passed()
+        if self._direct and self._gate.open:
+            self._send_at_once(pieces)
+        else:
+            for piece in pieces:
+                self.transport.write(piece)
+        return self.flushed()
 
-    def _send_at_once(self, pieces: Sequence[bytes]) -> Sequence[bytes | memoryview]:
-        """Send what the system takes, without a turn of the reactor, and return the rest; nothing is before it."""
+    def _send_at_once(self, pieces: Sequence[bytes]) -> None:
+        """Send what the system takes, without a turn of the reactor, and leave the rest to the transport."""
         if len(pieces) > 1 and sum(map(len, pieces)) <= _SMALL_BYTES:
             pieces = [b"".join(pieces)]
         for place, piece in enumerate(pieces):
-            rest = memoryview(piece)
-            while rest:
-                sent = self.transport.writeSomeData(rest)
+            unsent = memoryview(piece)
+            while unsent:
+                sent = self.transport.writeSomeData(unsent)
                 if sent == 0 or isinstance(sent, Exception):  # full; or lost, as the transport will find out itself
-                    self._gate.pauseProducing()
-                    return [rest, *pieces[place + 1 :]]
-                rest = rest[sent:]
-        return ()
+                    _Rest(self.transport, self._gate, [bytes(unsent), *pieces[place + 1 :]])
+                    return
+                unsent = unsent[sent:]
+
+    async def lend_output(self) -> LentSocket | None:
+        """Once everything is sent, let a thread send, until it is given back; None if it cannot."""
+        if self.lost is not None or not self._direct:
+            return None
+        await self.flushed()
+        return LentSocket.of(self.transport) if self.lost is None else None
+
+    def flushed(self) -> Deferred[None]:
+        """Fire once the transport takes more (TCP: has nothing left to send), or the connection is lost."""
+        return succeed(None) if self._gate.open else self._gate.passed()
 
     def close(self) -> None:
         """Close once everything is sent."""
@@ -369,10 +440,5 @@ class Conversation(LineReceiver):
 
     def _discard_input(self) -> None:
         self._discarding = True
-        self._take_gathered()
-        self._use(self._kept)
-
-
-def _line_of(data: bytes) -> bytes | None:
-    line = data.removesuffix(b"\r")
-    return line if line.strip() else None
+        self._input, self._at, self._kept = b"", 0, 0
+        self._behind.clear()
