@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 
 from filefly.daemon.options import absolute, bind, positive
 from filefly.daemon.service import refuse
-from filefly.data.tap import DATA_PARAMETERS, data_service, take_storage
+from filefly.data.tap import DATA_FLAGS, DATA_PARAMETERS, data_service, take_storage
 from filefly.meta.tap import META_PARAMETERS, check_meta_options, meta_service, take_catalog
 from filefly.wire.address import HostPort, parse_host_port
 
@@ -38,6 +38,7 @@ class Options(UsageOptions):
         *META_PARAMETERS,
         *(parameter for parameter in DATA_PARAMETERS if parameter[0] != "max-line"),
     ]
+    optFlags: ClassVar[Sequence[Sequence[Any]]] = DATA_FLAGS
 
     def postOptions(self) -> None:
         """Check what belongs together."""

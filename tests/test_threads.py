@@ -2,6 +2,7 @@ import threading
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from filefly.errors import Unavailable
 from filefly.threads import WorkerPool
@@ -63,3 +64,81 @@ async def test_stopping_waits_for_work(reactor: Any) -> None:
     assert [0, 1, 2, 3, 4] == done
     for result in results:
         await result
+
+
+@on_reactor
+async def test_quick_jobs_that_are_asked_for_together_are_done_by_one_thread(reactor: Any) -> None:
+    """Others are not woken up for them."""
+    pool = WorkerPool(reactor, "disk", 4)
+    pool.start()
+    await pool(int)
+    await gatherResults([pool(int) for _ in range(4)])  # now it knows that they come together
+    threads = await gatherResults([pool(threading.get_ident) for _ in range(4)])
+    pool.stop()
+    assert 1 == len(set(threads))
+
+
+@on_reactor
+async def test_a_job_that_takes_long_does_not_hold_up_the_quick_ones_behind_it(reactor: Any) -> None:
+    """Another thread helps."""
+    pool = WorkerPool(reactor, "disk", 2)
+    pool.start()
+    await gatherResults([pool(int) for _ in range(4)])
+    over = threading.Event()
+    waited, quick = pool(over.wait, 30), pool(int)
+    await pool(over.set)
+    assert (True, 0) == (await waited, await quick)
+    pool.stop()
+
+
+@on_reactor
+async def test_slow_jobs_have_a_thread_each(reactor: Any) -> None:
+    """As many as there are threads wait for the disk at the same time, whenever they were asked for."""
+    pool = WorkerPool(reactor, "disk", 3)
+    pool.start()
+    pause = threading.Event()
+    await gatherResults([pool(pause.wait, 0.01) for _ in range(40)])
+    all_there = threading.Barrier(3)
+    results = [pool(all_there.wait, timeout=30) for _ in range(3)]
+    assert {0, 1, 2} == set(await gatherResults(results))
+    pool.stop()
+
+
+@on_reactor
+async def test_a_job_may_ask_for_more_when_it_is_heard_of(reactor: Any) -> None:
+    """The results of a turn are handed over one by one, whatever that leads to."""
+    pool = WorkerPool(reactor, "disk", 2)
+    pool.start()
+
+    async def twice(number: int) -> int:
+        return await pool(int, await pool(int, number))
+
+    assert list(range(20)) == await gatherResults([Deferred.fromCoroutine(twice(n)) for n in range(20)])
+    pool.stop()
+
+
+@on_reactor
+async def test_the_results_of_what_was_taken_come_after_the_stop(reactor: Any) -> None:
+    """Failures, too."""
+    pool = WorkerPool(reactor, "disk", 2)
+    pool.start()
+    good, bad = pool(int, "7"), pool(int, "x")
+    pool.stop()
+    assert 7 == await good
+    with pytest.raises(ValueError, match="invalid literal"):
+        await bad
+
+
+@on_reactor
+async def test_who_gives_up_is_not_told(reactor: Any) -> None:
+    """The job is done all the same."""
+    pool = WorkerPool(reactor, "disk", 1)
+    pool.start()
+    done: list[int] = []
+    given_up = pool(done.append, 1)
+    given_up.cancel()
+    with pytest.raises(CancelledError):
+        await given_up
+    await pool(done.append, 2)
+    pool.stop()
+    assert [1, 2] == done

@@ -2,14 +2,17 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from attrs import define
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from attrs import define, field
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
 
 from filefly.catalog.schema import CatalogUnusable, migrate
+from filefly.catalog.statements import cursor_of
 from filefly.errors import DiskFull, FileFlyError, Internal
 from filefly.locks import lock_file
 
@@ -17,7 +20,7 @@ T = TypeVar("T")
 Change = Callable[[Connection], Any]
 """Some statements of one request; runs in a savepoint, raises FileFlyError to take them back."""
 
-_READING = "filefly_reading"
+_READING, _WRITING = "BEGIN", "BEGIN IMMEDIATE"
 
 
 @define(eq=False)
@@ -26,14 +29,15 @@ class Database:
 
     _engine: Engine
     _lock: int | None
+    _idle: deque[Connection] = field(factory=deque)
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Return what `query` reads from one snapshot."""
         try:
-            with self._engine.connect().execution_options(**{_READING: True}) as connection:
+            with self._transaction(_READING) as connection:
                 return query(connection)
-        except SQLAlchemyError as error:
-            raise _filefly_error(error) from error
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise self._filefly_error(error) from error
 
     def write(self, changes: Sequence[Change]) -> list[Any]:
         """Carry out `changes` in one transaction and return for each its result or the FileFlyError it raised.
@@ -42,22 +46,78 @@ class Database:
         with it: they are tried again, each alone.
         """
         try:
-            with self._engine.begin() as connection:
+            with self._transaction(_WRITING) as connection:
                 return [_in_savepoint(connection, change) for change in changes]
         except Exception as error:
             if len(changes) == 1:
-                return [_filefly_error(error)]
+                return [self._filefly_error(error)]
         return [outcome for change in changes for outcome in self.write([change])]
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        """Have a connection in a transaction, which is committed in the end.
+
+        SQLAlchemy has a part in it only where statements are run through it. After an error nobody knows what state a
+        connection is in: it is closed for good, which takes the transaction back.
+        """
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            driver: Any = connection.connection.dbapi_connection
+            if connection.dialect.name == "sqlite":
+                driver.execute(begin)  # the driver's own transactions lose updates
+            yield connection
+            (connection if connection.in_transaction() else driver).commit()
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+        self._idle.append(connection)
+
+    @property
+    def _driver_error(self) -> type[Exception]:
+        """What the driver raises where a statement is run on it directly."""
+        kind: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return kind
+
+    def _filefly_error(self, error: Exception) -> FileFlyError:
+        if isinstance(error, FileFlyError):
+            return error
+        cause = self._first_cause(error)
+        reason = cause.orig if isinstance(cause, DatabaseError) else cause
+        if "disk is full" in str(reason):
+            return DiskFull("the catalog's disk is full; free some space")
+        failed = Internal(f"the catalog failed: {reason}")
+        failed.__cause__ = error
+        return failed
+
+    def _first_cause(self, error: Exception) -> Exception:
+        """Return the database's first error: on some SQLite ends the transaction, and then misses its savepoint."""
+        found, earlier = error, error.__context__
+        while earlier is not None:
+            if isinstance(earlier, SQLAlchemyError | self._driver_error):
+                found = earlier
+            earlier = earlier.__context__
+        return found
 
     def close(self) -> None:
         """Close all connections, and let another daemon take the catalog."""
-        self._engine.dispose()
+        self.close_connections()
         if self._lock is not None:
             os.close(self._lock)
 
     def close_connections(self) -> None:
         """Close all connections and keep the lock: before a fork."""
+        while self._idle:
+            self._idle.pop().close()
         self._engine.dispose()
+
+    def migrate(self, new_id: Callable[[], str]) -> None:
+        """Bring the database to the newest schema; raises what SQLAlchemy does, or CatalogUnusable."""
+        with self._transaction(_WRITING) as connection:
+            migrate(connection, new_id)
 
 
 def open_database(url: str, new_id: Callable[[], str]) -> Database:
@@ -70,15 +130,13 @@ def open_database(url: str, new_id: Callable[[], str]) -> Database:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             lock = _lock_file(parsed.database)
-        engine = create_engine(parsed, pool_size=4)
-        _prepare(engine)
-        with engine.begin() as connection:
-            migrate(connection, new_id)
+        database = Database(_engine_of(parsed), lock)
+        database.migrate(new_id)
     except (SQLAlchemyError, CatalogUnusable, ImportError, ValueError) as error:
         if lock is not None:
             os.close(lock)
         raise _unusable(url, error) from None
-    return Database(engine, lock)
+    return database
 
 
 def _unusable(url: str, error: Exception) -> CatalogUnusable:
@@ -102,47 +160,26 @@ def _lock_file(database: str | None) -> int:
         raise CatalogUnusable(f"cannot write beside the catalog {database}: {error.strerror}") from None
 
 
-def _prepare(engine: Engine) -> None:
-    if engine.dialect.name != "sqlite":
-        return
+def _engine_of(url: URL) -> Engine:
+    engine = create_engine(url, pool_size=4)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up)
+    return engine
 
-    @event.listens_for(engine, "connect")
-    def _connected(dbapi_connection: sqlite3.Connection, _record: Any) -> None:
-        dbapi_connection.isolation_level = None  # the driver's own transactions lose updates
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
-            dbapi_connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def _begun(connection: Connection) -> None:
-        reading = connection.get_execution_options().get(_READING)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+def _set_up(dbapi_connection: sqlite3.Connection, _record: Any) -> None:
+    dbapi_connection.isolation_level = None  # transactions begin and end where Database says so
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
+        dbapi_connection.execute(f"PRAGMA {pragma}")
 
 
 def _in_savepoint(connection: Connection, change: Change) -> Any:
+    cursor = cursor_of(connection)
+    cursor.execute("SAVEPOINT change")
     try:
-        with connection.begin_nested():
-            return change(connection)
+        outcome = change(connection)
     except FileFlyError as error:
-        return error
-
-
-def _filefly_error(error: Exception) -> FileFlyError:
-    if isinstance(error, FileFlyError):
-        return error
-    cause = _first_cause(error)
-    reason = cause.orig if isinstance(cause, DatabaseError) else cause
-    if "disk is full" in str(reason):
-        return DiskFull("the catalog's disk is full; free some space")
-    failed = Internal(f"the catalog failed: {reason}")
-    failed.__cause__ = error
-    return failed
-
-
-def _first_cause(error: Exception) -> Exception:
-    """Return the first of the database's errors: on some SQLite ends the transaction, and then misses its savepoint."""
-    found, earlier = error, error.__context__
-    while earlier is not None:
-        if isinstance(earlier, SQLAlchemyError):
-            found = earlier
-        earlier = earlier.__context__
-    return found
+        cursor.execute("ROLLBACK TO SAVEPOINT change")
+        outcome = error
+    cursor.execute("RELEASE SAVEPOINT change")
+    return outcome

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from attrs import frozen
 from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, literal, or_, select, update
 
-from filefly.catalog.plans import Plan, committed_generation, committed_plan, end_plan, plan_of_generation
+from filefly.catalog.commits import end_plan
+from filefly.catalog.plans import Plan, committed_generation, committed_plan, plan_of_generation
 from filefly.catalog.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict, NotFound
 

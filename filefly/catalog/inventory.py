@@ -9,7 +9,9 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
-from filefly.catalog.schema import blocks, catalog, data_servers, plans, repairs, replicas, trash
+from filefly.catalog.repairs import Place, repair_at_once
+from filefly.catalog.schema import blocks, catalog, data_servers, plans, replicas, trash
+from filefly.catalog.statements import Statement
 from filefly.errors import Conflict, NotFound
 
 
@@ -41,14 +43,19 @@ SKIPPED_GENERATIONS = 1_000_000
 
 _c = data_servers.c
 _same_block = (blocks.c.generation == replicas.c.generation) & (blocks.c.position == replicas.c.position)
-_ROWS = select(
-    _c.key, _c.address, _c.advertised, _c.placing, _c.storage_id, _c.draining, _c.displaced, _c.registered
-).order_by(_c.key)
+_ROWS = Statement(
+    select(
+        _c.key, _c.address, _c.advertised, _c.placing, _c.storage_id, _c.draining, _c.displaced, _c.registered
+    ).order_by(_c.key)
+)
 
 
 def data_server_rows(connection: Connection) -> list[DataServerRow]:
     """Return all data servers, in the order in which they became known."""
-    return [DataServerRow(*row) for row in connection.execute(_ROWS)]
+    return [
+        DataServerRow(key, address, advertised, bool(placing), storage_id, bool(draining), bool(displaced), bool(known))
+        for key, address, advertised, placing, storage_id, draining, displaced, known in _ROWS.rows(connection)
+    ]
 
 
 def named_data_server(connection: Connection, name: str) -> DataServerRow:
@@ -122,7 +129,7 @@ def _merge(connection: Connection, nameless: int, storage: int) -> None:
     places = connection.execute(select(r.generation, r.position).where(r.server == nameless, doubled)).all()
     connection.execute(delete(replicas).where(r.server == nameless, doubled))
     for generation, position in places:
-        _note_repair(connection, generation, position)
+        repair_at_once(connection, Place(generation, position))
     # Storing a block failed at one of its two addresses and succeeded at the other: what is there must not go.
     for server, at in ((storage, nameless), (nameless, storage)):
         ids = select(blocks.c.id).join_from(blocks, replicas, _same_block).where(r.server == at)
@@ -130,15 +137,6 @@ def _merge(connection: Connection, nameless: int, storage: int) -> None:
     for table in (replicas, trash):
         connection.execute(update(table).where(table.c.server == nameless).values(server=storage))
     connection.execute(delete(data_servers).where(_c.key == nameless))
-
-
-def _note_repair(connection: Connection, generation: int, position: int) -> None:
-    """Have a block looked at that has one replica fewer than was thought."""
-    c, r = repairs.c, replicas.c
-    connection.execute(delete(repairs).where(c.generation == generation, c.position == position))
-    remaining = select(func.count()).where(r.generation == generation, r.position == position, r.bad.is_(None))
-    row = {"generation": generation, "position": position, "remaining": remaining.scalar_subquery(), "due": 0}
-    connection.execute(insert(repairs).values(row))
 
 
 def accept_storage(connection: Connection, address: str, storage_id: str) -> list[DataServerRow]:
@@ -213,7 +211,7 @@ def forget_data_server(connection: Connection, key: int) -> list[DataServerRow]:
     planned = connection.execute(select(r.generation, r.position).where(r.server == key)).all()
     connection.execute(delete(replicas).where(r.server == key))
     for generation, position in planned:
-        _note_repair(connection, generation, position)
+        repair_at_once(connection, Place(generation, position))
     connection.execute(delete(data_servers).where(_c.key == key))
     return data_server_rows(connection)
 

@@ -1,18 +1,19 @@
-"""Replicas of committed blocks: which there are, what was found wrong with them, which are to be looked at.
+"""Replicas of committed blocks: which there are, and what was found wrong with them.
 
 A replica's row is never forgotten on a diagnosis: it is marked `missing` or `corrupt`, and is good again once a copy
-lies there that was verified. The queue in `repairs` only says where to look; what to do is decided from the
-rows as they then are. Statements only; see filefly.catalog.plans.
+lies there that was verified. Statements only; see filefly.catalog.plans.
 """
 
 from collections.abc import Collection, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from attrs import frozen
-from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from filefly.catalog.inventory import DataServerRow, data_server_rows, set_displaced
-from filefly.catalog.schema import COMMITTED, blocks, plans, repairs, replicas, trash
+from filefly.catalog.repairs import FIRST, Place, forget_repair, note_repairs, postpone_repair, repair_at_once
+from filefly.catalog.schema import COMMITTED, blocks, plans, replicas, trash
+from filefly.catalog.statements import Statement
 from filefly.errors import Conflict
 from filefly.wire.names import split_block_id
 
@@ -21,18 +22,6 @@ Bad = Literal["missing", "corrupt"]
 _EVER = 2**53
 
 _r, _b, _p = replicas.c, blocks.c, plans.c
-
-
-@frozen(order=True)
-class Place:
-    """Which block: its file's generation and its position there."""
-
-    generation: int
-    position: int
-
-
-FIRST = Place(0, -1)
-"""Before every block."""
 
 
 @frozen
@@ -55,34 +44,46 @@ class StoredBlock:
         return tuple(server for server in self.servers if server not in self.bad)
 
 
-_BLOCKS = (
-    select(_p.name, _p.stem, _p.replicas, _b.generation, _b.position, _b.id, _b.size, _b.crc32c)
+# Statements that repair and scrub run for each block, built once
+
+_generation: BindParameter[int] = bindparam("of")
+_position: BindParameter[int] = bindparam("at")
+_server: BindParameter[int] = bindparam("on")
+_here = (_r.generation == _generation) & (_r.position == _position)
+
+_BLOCK = Statement(
+    select(_p.name, _b.id, _b.size, _b.crc32c, _p.replicas, _p.stem)
     .join_from(blocks, plans, _p.generation == _b.generation)
-    .where(COMMITTED)
+    .where(COMMITTED, _b.generation == _generation, _b.position == _position)
 )
+_REPLICAS = Statement(select(_r.server, _r.bad, _r.rank).where(_here).order_by(_r.rank))
+_TRASHED = Statement(select(trash.c.server, trash.c.due).where(trash.c.block_id == bindparam("id")))
+_KNOWN = Statement(select(_b.generation).where(_b.generation == _generation).limit(1))
+_MARK = Statement(update(replicas).where(_here, _r.server == _server).values(bad=bindparam("found")))
+_TAKE_FROM_TRASH = Statement(delete(trash).where(trash.c.block_id == bindparam("id"), trash.c.server == _server))
+_NEW_REPLICA = Statement(insert(replicas), "generation", "position", "rank", "server", "bad")
+_FORGET_REPLICA = Statement(delete(replicas).where(_here, _r.server == _server))
+_NEW_TRASH = Statement(insert(trash), "block_id", "server", "stem", "due")
 
 
 def stored_block(connection: Connection, place: Place) -> StoredBlock | None:
     """Return a block if its file is what readers see."""
-    query = _BLOCKS.where(_b.generation == place.generation, _b.position == place.position)
-    row = connection.execute(query).one_or_none()
+    at = {"of": place.generation, "at": place.position}
+    row = _BLOCK.row(connection, at)
     if row is None:
         return None
-    found = connection.execute(
-        select(_r.server, _r.bad)
-        .where(_r.generation == place.generation, _r.position == place.position)
-        .order_by(_r.rank)
-    ).all()
+    name, block_id, size, crc32c, wanted, stem = row
+    found = _REPLICAS.rows(connection, at)
     return StoredBlock(
         place=place,
-        name=row.name,
-        id=row.id,
-        size=row.size,
-        crc32c=row.crc32c,
-        wanted=row.replicas,
-        servers=tuple(server for server, _bad in found),
-        bad={server: bad for server, bad in found if bad is not None},
-        stem=row.stem,
+        name=name,
+        id=block_id,
+        size=size,
+        crc32c=crc32c,
+        wanted=wanted,
+        servers=tuple(server for server, _bad, _rank in found),
+        bad={server: bad for server, bad, _rank in found if bad is not None},
+        stem=stem,
     )
 
 
@@ -161,8 +162,25 @@ def place_of(connection: Connection, block_id: str) -> Place | None:
 
 def trashed_on(connection: Connection, block_id: str, by: int = _EVER) -> set[int]:
     """Return the data servers that have to get rid of a block of this id by some running time."""
-    c = trash.c
-    return set(connection.execute(select(c.server).where(c.block_id == block_id, c.due <= by)).scalars())
+    return {server for server, due in _TRASHED.rows(connection, {"id": block_id}) if due <= by}
+
+
+@frozen
+class Situation:
+    """A block, the data servers where an older copy is `going` now, and those where one waits for its grace to end."""
+
+    block: StoredBlock
+    going: set[int]
+    waiting: set[int]
+
+
+def situation(connection: Connection, place: Place, now: int) -> Situation | None:
+    """Return what is to be known of a block to repair it at `now` in running time, if its file is what readers see."""
+    block = stored_block(connection, place)
+    if block is None:
+        return None
+    going = trashed_on(connection, block.id, now)
+    return Situation(block, going, trashed_on(connection, block.id) - going)
 
 
 # What was found
@@ -170,73 +188,15 @@ def trashed_on(connection: Connection, block_id: str, by: int = _EVER) -> set[in
 
 def mark(connection: Connection, place: Place, server: int, bad: Bad | None) -> None:
     """Note what is wrong with a replica, or that nothing is; a bad one is noted for repair at once."""
-    connection.execute(update(replicas).where(_at(place), _r.server == server).values(bad=bad))
+    _MARK.run(connection, {"of": place.generation, "at": place.position, "on": server, "found": bad})
     if bad is not None:
         repair_at_once(connection, place)
-
-
-def _at(place: Place) -> Any:
-    return (_r.generation == place.generation) & (_r.position == place.position)
-
-
-def note_repairs(connection: Connection, places: Iterable[Place], away: Collection[int] = ()) -> None:
-    """Have some blocks looked at; replicas on servers that are `away` do not count.
-
-    Those that are noted already wait for their time, but for one that has become worse.
-    """
-    for place in places:
-        here = _at(place) & _r.bad.is_(None) & _r.server.not_in(away)
-        remaining = connection.execute(select(func.count()).where(here)).scalar_one()
-        before = connection.execute(select(repairs.c.remaining).where(_noted(place))).scalar_one_or_none()
-        changed = {"remaining": remaining, "due": 0}
-        if before is None:
-            row = {"generation": place.generation, "position": place.position, **changed}
-            connection.execute(insert(repairs).values(row))
-        elif remaining < before:
-            connection.execute(update(repairs).where(_noted(place)).values(changed))
-
-
-def repair_at_once(connection: Connection, place: Place, away: Collection[int] = ()) -> None:
-    """Have a block looked at now, whatever it was waiting for; see note_repairs."""
-    note_repairs(connection, [place], away)
-    postpone_repair(connection, place, 0)
-
-
-# What is to be looked at
-
-
-def due_repairs(connection: Connection, now: int, limit: int) -> list[Place]:
-    """Return some of the blocks to look at, those with the fewest good replicas first."""
-    c = repairs.c
-    query = select(c.generation, c.position).where(c.due <= now).order_by(c.remaining, c.due, c.generation, c.position)
-    return [Place(*row) for row in connection.execute(query.limit(limit))]
-
-
-def count_repairs(connection: Connection, now: int | None = None, most: int | None = None) -> int:
-    """Count the blocks that are to be looked at, or those that are due `now`; with `most`, only so far."""
-    some = select(repairs.c.generation).limit(most)
-    some = some if now is None else some.where(repairs.c.due <= now)
-    return int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
 
 
 def settle_repair(connection: Connection, place: Place, seen: StoredBlock | None) -> None:
     """Note that a block is as it should be, if it still is as it was `seen`."""
     if stored_block(connection, place) == seen:
-        connection.execute(delete(repairs).where(_noted(place)))
-
-
-def _noted(place: Place) -> Any:
-    return (repairs.c.generation == place.generation) & (repairs.c.position == place.position)
-
-
-def wake_repairs(connection: Connection) -> None:
-    """Have every block that waits looked at now: what it waited for may have come."""
-    connection.execute(update(repairs).where(repairs.c.due > 0).values(due=0))
-
-
-def postpone_repair(connection: Connection, place: Place, due: int) -> None:
-    """Have a block looked at again later."""
-    connection.execute(update(repairs).where(_noted(place)).values(due=due))
+        forget_repair(connection, place)
 
 
 def shelve_repair(connection: Connection, seen: StoredBlock, due: int) -> None:
@@ -257,13 +217,14 @@ def plan_copy(connection: Connection, block: StoredBlock, server: int, time: int
     if server not in {row.key for row in data_server_rows(connection)}:
         raise Conflict("the data server was removed")
     _check_not_trashed(connection, block, server, by=time)
-    connection.execute(delete(trash).where(trash.c.block_id == block.id, trash.c.server == server))
+    _TAKE_FROM_TRASH.run(connection, {"id": block.id, "on": server})
     if server in now.servers:
         return
-    rank = connection.execute(select(func.max(_r.rank)).where(_at(block.place))).scalar_one()
-    values = {"generation": block.place.generation, "position": block.place.position, "server": server}
-    planned = {**values, "rank": (-1 if rank is None else rank) + 1, "bad": "missing"}
-    connection.execute(insert(replicas).values(planned))
+    place = {"of": block.place.generation, "at": block.place.position}
+    ranks = [rank for _server, _bad, rank in _REPLICAS.rows(connection, place)]
+    planned = {"rank": max(ranks, default=-1) + 1, "server": server, "bad": "missing"}
+    at = {"generation": block.place.generation, "position": block.place.position}
+    _NEW_REPLICA.run(connection, {**at, **planned})
 
 
 def _check_not_trashed(connection: Connection, block: StoredBlock, server: int, by: int = _EVER) -> None:
@@ -278,19 +239,19 @@ def copied(
 
     If its file is not known any more, the copy is trash. Raises Conflict if it was given up meanwhile.
     """
-    known = connection.execute(select(_b.id).where(_b.generation == block.place.generation).limit(1)).first()
-    if known is None:
+    place = {"of": block.place.generation, "at": block.place.position}
+    if _KNOWN.row(connection, place) is None:
         if place_of(connection, block.id) is None:  # else it is another file's by now
             _to_trash(connection, block, server, due)
         return data_server_rows(connection)
     _check_not_trashed(connection, block, server)
-    here = update(replicas).where(_at(block.place), _r.server == server).values(bad=None)
-    if not connection.execute(here).rowcount:
+    if not _MARK.run(connection, {**place, "on": server, "found": None}):
         raise Conflict("the copy was given up while it was made")
-    others = set(connection.execute(select(_r.server).where(_at(block.place))).scalars())
-    for absent in set(away) & others:
-        set_displaced(connection, absent, True)
-    return data_server_rows(connection)
+    others = {each for each, _bad, _rank in _REPLICAS.rows(connection, place)}
+    rows = data_server_rows(connection)
+    for absent in set(away) & others - {row.key for row in rows if row.displaced}:
+        rows = set_displaced(connection, absent, True)
+    return rows
 
 
 def give_up(
@@ -312,13 +273,13 @@ def give_up(
     remaining = {*now.good} & {*usable} & {*verified} - {server} - trashed_on(connection, block.id)
     if len(remaining) < now.wanted:
         raise Conflict("too few other replicas were verified")
-    connection.execute(delete(replicas).where(_at(block.place), _r.server == server))
+    place = block.place
+    _FORGET_REPLICA.run(connection, {"of": place.generation, "at": place.position, "on": server})
     _to_trash(connection, block, server, due)
 
 
 def _to_trash(connection: Connection, block: StoredBlock, server: int, due: int) -> None:
-    row = {"block_id": block.id, "server": server, "stem": block.stem, "due": due}
-    connection.execute(insert(trash).values(row))
+    _NEW_TRASH.run(connection, {"block_id": block.id, "server": server, "stem": block.stem, "due": due})
 
 
 def forget_replicas(connection: Connection, server: int, limit: int) -> int:

@@ -6,7 +6,8 @@ Statements only; see filefly.catalog.plans.
 from attrs import frozen
 from sqlalchemy import Connection, select, update
 
-from filefly.catalog.replicas import FIRST, Place, count_on
+from filefly.catalog.repairs import FIRST, Place
+from filefly.catalog.replicas import count_on
 from filefly.catalog.schema import data_servers
 
 _c = data_servers.c

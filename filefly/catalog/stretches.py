@@ -7,7 +7,8 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Connection, Row, Select, or_, select
 
-from filefly.catalog.replicas import FIRST, Place, StoredBlock
+from filefly.catalog.repairs import FIRST, Place
+from filefly.catalog.replicas import StoredBlock
 from filefly.catalog.schema import COMMITTED, blocks, plans, replicas
 
 

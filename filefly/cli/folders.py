@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from filefly.wire.names import check_file_name
 class LocalFile:
     """A file on disk, and the name that it has, or gets, in the catalog."""
 
-    path: Path
+    path: str
     name: str
     size: int
     mtime_ns: int
@@ -24,11 +25,16 @@ class LocalFile:
     @classmethod
     def at(cls, path: Path, name: str) -> "LocalFile":
         """Look at `path`; raises NotFound, or BadRequest if it cannot be stored under `name`."""
-        check_file_name(name)
         try:
             found = path.stat()
         except OSError as error:
             raise NotFound(f"cannot read {path}: {error.strerror}") from None
+        return cls.of(str(path), name, found)
+
+    @classmethod
+    def of(cls, path: str, name: str, found: os.stat_result) -> "LocalFile":
+        """Take what was found at `path`; raises BadRequest if it cannot be stored under `name`."""
+        check_file_name(name)
         return cls(path, name, found.st_size, found.st_mtime_ns)
 
     def is_same_as(self, total_size: int, attributes: Mapping[str, Any]) -> bool:
@@ -41,48 +47,69 @@ class LocalFile:
 def name_of(path: Path) -> str:
     """Return the name under which a path is stored if no other is given: its last part."""
     name = path.name or path.resolve().name
+    _check_utf8(name, path)
+    return name
+
+
+def _check_utf8(name: str, path: Path | None = None) -> None:
+    """Raise FileFlyError if a name, the last part of `path` if that is more, could not be given back as it was."""
     try:
         name.encode()
     except UnicodeEncodeError:
         raise FileFlyError(
-            f"the name of {os.fsencode(path)!r} is not UTF-8; give it another with --file-name"
+            f"the name of {os.fsencode(path or name)!r} is not UTF-8; give it another with --file-name"
         ) from None
-    return name
 
 
-def files_below(folder: Path, name: str | None, skipped: Callable[[Path], None]) -> Iterator[LocalFile]:
+def files_below(folder: Path, name: str | None, skipped: Callable[[str], None]) -> Iterator[LocalFile]:
     """Yield every regular file below `folder`, in a stable order, named by its place in it.
 
     The names begin with `name`, else with the folder's own; those of `.` begin with nothing. Symbolic links to folders
     are not followed; what is not a regular file is `skipped`. Raises FileFlyError for a folder that cannot be read.
     """
     top = name if name is not None else ("" if folder.name == "" else name_of(folder))
-    for where, folders, files in os.walk(folder, onerror=_raise_unreadable):
-        folders.sort()
-        for path in (Path(where, part) for part in folders):
-            if path.is_symlink():
-                skipped(path)
-        for path in (Path(where, part) for part in sorted(files)):
-            try:
-                regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError:
-                regular = False
-            if not regular:
-                skipped(path)
-                continue
-            yield LocalFile.at(path, "/".join(part for part in (top.strip("/"), *_below(folder, path)) if part))
+    yield from _below("" if folder == Path() else str(folder), prefix_of(top.strip("/")), skipped)
 
 
-def _raise_unreadable(error: OSError) -> None:
-    """Tell of a folder that cannot be listed; os.walk would leave it out without a word."""
-    raise FileFlyError(f"cannot read {error.filename}: {error.strerror}") from error
+def _below(folder: str, prefix: str, skipped: Callable[[str], None]) -> Iterator[LocalFile]:
+    """Do it for the folder at a path, "" for the working folder; what is in it gets names that begin with `prefix`."""
+    folders, files = list[os.DirEntry[str]](), list[os.DirEntry[str]]()
+    for entry in _entries(folder):
+        (folders if _is_folder(entry) else files).append(entry)
+    for entry in folders:
+        if entry.is_symlink():
+            skipped(os.path.join(folder, entry.name))
+    for entry in files:
+        path = os.path.join(folder, entry.name)
+        try:
+            found = entry.stat()
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            skipped(path)
+            continue
+        _check_utf8(entry.name)
+        yield LocalFile.of(path, prefix + entry.name, found)
+    for entry in folders:
+        if not entry.is_symlink():
+            _check_utf8(entry.name)
+            yield from _below(os.path.join(folder, entry.name), f"{prefix}{entry.name}/", skipped)
 
 
-def _below(folder: Path, path: Path) -> Sequence[str]:
-    parts = path.relative_to(folder).parts
-    for part in parts:
-        name_of(Path(part))
-    return parts
+def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
+    """Return what is in a folder, in a stable order."""
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            return sorted(entries, key=attrgetter("name"))
+    except OSError as error:
+        raise FileFlyError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def prefix_of(folder_name: str) -> str:
@@ -90,8 +117,8 @@ def prefix_of(folder_name: str) -> str:
     return f"{folder_name.rstrip('/')}/" if folder_name.strip("/") else ""
 
 
-def targets_of(names: Sequence[str], prefix: str, folder: Path) -> dict[str, Path]:
-    """Return where each of the files of a catalog's folder goes below the local `folder`.
+def targets_of(names: Sequence[str], prefix: str, folder: Path) -> list[str]:
+    """Return the paths below the local `folder` at which the files of a catalog's folder go.
 
     Raises FileFlyError where a name is both a file and a folder: no local folder can hold both.
     """
@@ -105,12 +132,4 @@ def targets_of(names: Sequence[str], prefix: str, folder: Path) -> dict[str, Pat
                     f"{both} and {name} both exist, but a folder cannot hold a file and a folder of one name; "
                     f"download {both} alone with -o"
                 )
-    return {name: folder / name[len(prefix) :] for name in names}
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and those above it; raises FileFlyError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFlyError(f"cannot create the folder {folder}: {error.strerror}") from None
+    return [os.path.join(folder, name[len(prefix) :]) for name in names]

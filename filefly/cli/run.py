@@ -1,5 +1,6 @@
 """Runs one command on the reactor: its end, however it comes, is an exit status and at most one sentence."""
 
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def run(
         reactor.callFromThread(running.cancel)
 
     exit_statuses: list[int] = []
+    gc.freeze()  # what is there now stays: whoever looks for garbage need not look at it again
+    gc.enable()
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
     if exit_statuses:

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from filefly.cli.folders import LocalFile, files_below, make_folder, name_of, prefix_of, targets_of
+from filefly.cli.folders import LocalFile, files_below, name_of, prefix_of, targets_of
 from filefly.cli.options import concurrency_option, json_option, metadata_addr, metadata_option, quiet_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 Store = Callable[..., Awaitable["Metadata"]]
 """Client.upload, its options given."""
-
-FILES_AT_ONCE = 16
-"""How many files of a folder are under way at once; how many of their blocks move, `--concurrency` says."""
+StoreFiles = Callable[..., Awaitable[None]]
+"""Client.upload_files, its options given."""
 
 
 @click.command()
@@ -89,12 +88,15 @@ def upload(
 
     async def command(client: "Client") -> None:
         store = partial(client.upload, replicas=replicas, resume=resume, if_generation=if_generation)
+        store_files = partial(client.upload_files, replicas=replicas, resume=resume)
         if from_stdin:
             await _upload_stdin(client, store, str(name), as_json, quiet)
         elif recursive:
-            await _upload_folders(client, store, local, as_json, quiet)
+            await _upload_folders(client, store_files, local, as_json, quiet)
+        elif len(local) == 1:
+            await _upload_file(store, local[0], as_json, quiet)
         else:
-            await _upload_files(store, local, as_json, quiet)
+            await _upload_files(store_files, local, as_json, quiet)
 
     run(metadata_addr(), concurrency, command)
 
@@ -111,7 +113,7 @@ def _local_files(paths: Iterable[Path], name: str | None, recursive: bool) -> It
 
 def _check_names(local: Iterable[LocalFile]) -> None:
     """Raise FileFlyError where two paths would get one name: which of them would be there in the end?"""
-    paths: dict[str, Path] = {}
+    paths: dict[str, str] = {}
     for file in local:
         if file.name in paths:
             raise FileFlyError(
@@ -121,7 +123,9 @@ def _check_names(local: Iterable[LocalFile]) -> None:
         paths[file.name] = file.path
 
 
-async def _upload_folders(client: "Client", store: Store, local: list[LocalFile], as_json: bool, quiet: bool) -> None:
+async def _upload_folders(
+    client: "Client", store_files: StoreFiles, local: list[LocalFile], as_json: bool, quiet: bool
+) -> None:
     """Upload what is not in the catalog with the same size and modification time."""
     common = os.path.commonprefix([file.name for file in local])  # noqa: RUF071 - of names, not of paths
     there = {file.name: file async for file in client.list(common)} if local else {}
@@ -130,32 +134,38 @@ async def _upload_folders(client: "Client", store: Store, local: list[LocalFile]
         for file in local
         if (known := there.get(file.name)) is None or not file.is_same_as(known.total_size, known.attributes)
     ]
-    await _upload_files(store, changed, as_json, quiet, each=False)
+    await _upload_files(store_files, changed, as_json, quiet, each=False)
     if not quiet:
         same = len(local) - len(changed)
         size = format_size(sum(file.size for file in changed))
         say(f"uploaded {len(changed)} files, {size}; {same} were there already")
 
 
-async def _upload_files(store: Store, local: list[LocalFile], as_json: bool, quiet: bool, each: bool = True) -> None:
+async def _upload_files(
+    store_files: StoreFiles, local: list[LocalFile], as_json: bool, quiet: bool, each: bool = True
+) -> None:
     from filefly.client.decisions import short_blocks
-    from filefly.client.transfer import run_all
 
     told_later: list[Metadata] = []  # a sentence in the middle of a progress bar tears it
+
+    def uploaded(metadata: "Metadata") -> None:
+        if as_json:
+            print_json(metadata)
+        if each or short_blocks(metadata):
+            told_later.append(metadata)
+
     try:
         with progress("stored", quiet, sum(file.size for file in local)) as shown:
-
-            async def upload_one(file: LocalFile) -> None:
-                metadata = await store(file.name, file.path, progress=shown)
-                if as_json:
-                    print_json(metadata)
-                if each or short_blocks(metadata):
-                    told_later.append(metadata)
-
-            await run_all((partial(upload_one, file) for file in local), FILES_AT_ONCE)
+            await store_files(((file.name, file.path) for file in local), progress=shown, uploaded=uploaded)
     finally:
         for metadata in told_later:
             _tell(metadata, uploaded=each and not as_json and not quiet)
+
+
+async def _upload_file(store: Store, file: LocalFile, as_json: bool, quiet: bool) -> None:
+    with progress("stored", quiet, file.size) as shown:
+        metadata = await store(file.name, file.path, progress=shown)
+    _stored(metadata, as_json, quiet)
 
 
 async def _upload_stdin(client: "Client", store: Store, name: str, as_json: bool, quiet: bool) -> None:
@@ -163,9 +173,7 @@ async def _upload_stdin(client: "Client", store: Store, name: str, as_json: bool
         await client.in_thread(_spool_thd, spool)
         with progress("stored", quiet) as shown:
             metadata = await store(name, spool, progress=shown)
-        if as_json:
-            print_json(metadata)
-        _tell(metadata, uploaded=not as_json and not quiet)
+        _stored(metadata, as_json, quiet)
 
 
 def _spool_thd(spool: BinaryIO) -> None:
@@ -173,6 +181,12 @@ def _spool_thd(spool: BinaryIO) -> None:
         shutil.copyfileobj(sys.stdin.buffer, spool, 1024 * 1024)
     except OSError as error:
         raise FileFlyError(f"cannot spool standard input in {tempfile.gettempdir()}: {error.strerror}") from error
+
+
+def _stored(metadata: "Metadata", as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(metadata)
+    _tell(metadata, uploaded=not as_json and not quiet)
 
 
 def _tell(metadata: "Metadata", uploaded: bool) -> None:
@@ -242,23 +256,15 @@ def download(
 
 
 async def _download_folder(client: "Client", name: str, folder: Path, resume: bool, as_json: bool, quiet: bool) -> None:
-    from filefly.client.transfer import run_all
-
     prefix = prefix_of(name)
-    files = {file.name: file async for file in client.list(prefix)}
+    files = [file async for file in client.list(prefix, blocks=True)]
     if not files:
         raise NotFound(f"no file's name begins with {prefix}")
-    targets = targets_of(list(files), prefix, folder)
-    total = sum(file.total_size for file in files.values())
+    targets = targets_of([file.name for file in files], prefix, folder)
+    total = sum(file.total_size for file in files)
     with progress("fetched", quiet, total) as shown:
-
-        async def download_one(file_name: str, target: Path) -> None:
-            make_folder(target.parent)
-            metadata = await client.download(file_name, target, resume=resume, progress=shown)
-            if as_json:
-                print_json(metadata)
-
-        await run_all((partial(download_one, *item) for item in targets.items()), FILES_AT_ONCE)
+        told: dict[str, Any] = {"downloaded": print_json} if as_json else {}
+        await client.download_files(zip(files, targets, strict=True), resume=resume, progress=shown, **told)
     if not quiet:
         say(f"downloaded {len(files)} files, {format_size(total)}, to {folder}")
 

@@ -1,7 +1,7 @@
 """Client: files in and out of a FileFly cluster. Public methods return Deferreds, which can be awaited."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, BinaryIO
@@ -11,15 +11,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 
 from filefly.client.administration import Administration
+from filefly.client.batch_downloads import BatchDownload, Target
+from filefly.client.batch_transfer import BatchTransfer
+from filefly.client.batch_uploads import BatchUpload
 from filefly.client.connection import ConnectionPool
 from filefly.client.downloads import Download
+from filefly.client.errors import SourceChanged
 from filefly.client.files import BytesSource, FileObjectSource, PathSource, Source
 from filefly.client.progress import Progress
 from filefly.client.readers import Reader
 from filefly.client.remote_catalog import RemoteCatalog
 from filefly.client.reports import Reports
+from filefly.client.small_files import Local, NamedPath, make_folder
 from filefly.client.transfer import BlockTransfer
 from filefly.client.uploads import Upload
+from filefly.errors import FileFlyError
 from filefly.threads import WorkerPool
 from filefly.wire.address import host_of
 from filefly.wire.framing import SendingGate
@@ -69,6 +75,7 @@ class Client:
         self._catalog = RemoteCatalog(reactor, metadata_addr, self._pool)
         self._reports = Reports(self._catalog)
         self._transfer = BlockTransfer(reactor, self._pool, self.in_thread, concurrency, self._reports.report)
+        self._batches = BatchTransfer(reactor, self._pool)
         self._reader = Reader(self._catalog, self._transfer, self._reports)
         self.administration = Administration(reactor, self._pool, metadata_addr, self.in_thread)
         """Looks after the cluster."""
@@ -109,16 +116,60 @@ class Client:
             if_generation=if_generation,
             attributes=attributes or {},
         )
-        return Deferred.fromCoroutine(self._upload(request, source, size, progress or Progress()))
+        return Deferred.fromCoroutine(self._upload(request, source, size, progress or Progress(), {}))
 
-    async def _upload(self, request: StoreFile, readable: Readable, size: int | None, progress: Progress) -> Metadata:
+    async def _upload(
+        self,
+        request: StoreFile,
+        readable: Readable,
+        size: int | None,
+        progress: Progress,
+        failed: dict[str, FileFlyError],
+        plan: Metadata | None = None,
+    ) -> Metadata:
         source = await self.in_thread(_open_source_thd, readable, size)
         try:
-            upload = Upload(self._catalog, self._transfer, self.in_thread, source, progress)
+            upload = Upload(self._catalog, self._transfer, self.in_thread, source, progress, failed=failed)
             attributes = {**source.attributes, **request.attributes}
-            return await upload.run(replace(request, file_size=source.size, attributes=attributes))
+            if plan is not None and (plan.total_size, plan.attributes) != (source.size, attributes):
+                raise SourceChanged(f"{readable!s} changed while it was uploaded; upload it again")
+            return await upload.run(replace(request, file_size=source.size, attributes=attributes), plan)
         finally:
             await self.in_thread(source.close)
+
+    def upload_files(
+        self,
+        files: Iterable[NamedPath],
+        *,
+        replicas: int | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+        uploaded: Callable[[Metadata], None] = lambda _metadata: None,
+    ) -> Deferred[None]:
+        """Upload many local files, given as pairs of name and path, each as `upload` does it; small ones together.
+
+        `uploaded` hears of each file once it is durable. The first error ends it all; what is durable by then stays.
+        Memory is a few MiB however many there are, and `files` may be a generator.
+        """
+        shown, failed = progress or Progress(), dict[str, FileFlyError]()
+
+        def alone(name: str, path: Local, plan: Metadata | None) -> Awaitable[Metadata]:
+            request = StoreFile(file_name=name, explicit=True, replicas=replicas, resume=resume)
+            return self._upload(request, path, None, shown, failed, plan)
+
+        batches = BatchUpload(
+            self._catalog,
+            self._batches,
+            self.in_thread,
+            alone,
+            self._transfer.concurrency,
+            replicas,
+            shown,
+            uploaded,
+            failed,
+            together=not resume,
+        )
+        return Deferred.fromCoroutine(batches.run(files))
 
     def download(
         self,
@@ -136,6 +187,31 @@ class Client:
         """
         download = Download(self._transfer, self.in_thread, path, resume, progress or Progress())
         return Deferred.fromCoroutine(self._reader.by_metadata(name, download.run))
+
+    def download_files(
+        self,
+        files: Iterable[Target],
+        *,
+        resume: bool = False,
+        progress: Progress | None = None,
+        downloaded: Callable[[Metadata], None] = lambda _metadata: None,
+    ) -> Deferred[None]:
+        """Download many files, each to its path as `download` does it, and make the folders; small ones together.
+
+        `files` are pairs: a file as `list` with `blocks` yields it (without, each is looked up), and the path. So what
+        is written is what was listed, or newer. `downloaded` hears of each file once it is in place. The first error
+        ends it all; what is in place by then stays.
+        """
+        shown = progress or Progress()
+
+        async def alone(name: str, path: Local) -> Metadata:
+            await self.in_thread(make_folder, path)
+            return await self.download(name, path, resume=resume, progress=shown)
+
+        batches = BatchDownload(
+            self._batches, self.in_thread, alone, self._transfer.concurrency, resume, shown, downloaded
+        )
+        return Deferred.fromCoroutine(batches.run(files))
 
     # Streams and ranges
 
@@ -174,19 +250,19 @@ class Client:
         """Return a file's metadata; `state` is `pending` for a plan whose blocks are not all stored yet."""
         return Deferred.fromCoroutine(self._catalog.stat(name))
 
-    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[ListedFile]:
-        """Yield the committed files whose names begin with `prefix`, in byte order."""
+    async def list(self, prefix: str = "", after: str = "", blocks: bool = False) -> AsyncIterator[ListedFile]:
+        """Yield the committed files whose names begin with `prefix`, in byte order; on request with their blocks."""
         page = FileList(files=(), next=after)
         while page.next is not None:
-            page = await self.list_page(prefix, after=page.next)
+            page = await self.list_page(prefix, after=page.next, blocks=blocks)
             for file in page.files:
                 yield file
 
     def list_page(
-        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = _PAGE
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = _PAGE, blocks: bool = False
     ) -> Deferred[FileList]:
         """Return one page of a listing; with a `delimiter`, names that have it behind the prefix are rolled up."""
-        request = ListFiles(prefix=prefix, delimiter=delimiter, after=after, limit=limit)
+        request = ListFiles(prefix=prefix, delimiter=delimiter, after=after, limit=limit, blocks=blocks)
         return Deferred.fromCoroutine(self._catalog.ask(request, FileList))
 
     def delete(self, name: str) -> Deferred[Reply]:

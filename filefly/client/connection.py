@@ -1,7 +1,7 @@
 """A client's end of a conversation, and the pool that keeps such ends for the next request."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,6 +17,7 @@ from filefly.wire.codec import NotUnderstood, decode_reply, encode
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Reply, Request
 
+C = TypeVar("C", bound="ServerConnection")
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
 
@@ -114,15 +115,19 @@ class ConnectionPool:
         self._reactor = reactor
         self._known_host = known_host
         self._timeout_seconds = timeout_seconds
-        self._idle: dict[str, list[ServerConnection]] = {}
+        self._idle: dict[str, list[Any]] = {}
 
-    @asynccontextmanager
-    async def connection(self, address: str) -> AsyncIterator[ServerConnection]:
+    def connection(self, address: str) -> AbstractAsyncContextManager[ServerConnection]:
         """Lend a connection to `address`; it goes back unless a request on it was left half-done.
 
         Raises Unavailable if the server cannot be reached or goes away.
         """
-        connection = await self._take(resolve(address, self._known_host))
+        return self.connection_of(ServerConnection, address)
+
+    @asynccontextmanager
+    async def connection_of(self, kind: type[C], address: str) -> AsyncIterator[C]:
+        """Lend a connection of one kind, always the same one for an `address`; see `connection`."""
+        connection = await self._take(kind, resolve(address, self._known_host))
         try:
             yield connection
         except PayloadEnded:
@@ -154,14 +159,14 @@ class ConnectionPool:
                 connection.close()
         self._idle.clear()
 
-    async def _take(self, address: str) -> ServerConnection:
-        idle = self._idle.get(address, [])
+    async def _take(self, kind: type[C], address: str) -> C:
+        idle: list[C] = self._idle.get(address, [])
         while idle:
             connection = idle.pop()
             if connection.usable:
                 return connection
             connection.abort()
-        protocol = ServerConnection(self._reactor, address, self._timeout_seconds)
+        protocol = kind(self._reactor, address, self._timeout_seconds)
         try:
             await _cancellable(client_endpoint(self._reactor, address).connect(_OneConnection(protocol)))
         except ValueError as error:

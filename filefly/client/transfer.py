@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, Fi
 from filefly.client.connection import ConnectionPool
 from filefly.client.decisions import Slice, addresses_of, error_of_all, took_long, worth_a_retry
 from filefly.client.files import Source
+from filefly.client.local_reads import WORTH_A_FILE, LocalReads
 from filefly.client.retries import with_retries
 from filefly.errors import Corrupt, FileFlyError, NotFound
 from filefly.threads import InThread
@@ -61,11 +62,13 @@ class BlockTransfer:
     concurrency: int
     _report: Report = lambda _block_id, _address: None
     _turns: DeferredSemaphore = field(init=False)
+    _local: LocalReads = field(init=False)
     _silent_until: dict[str, float] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make the turns that blocks wait for."""
         self._turns = DeferredSemaphore(self.concurrency)
+        self._local = LocalReads(self._pool)
 
     async def store(
         self,
@@ -119,13 +122,29 @@ class BlockTransfer:
             return await self._from_any_replica(block, partial(self._fetch_once, block, write_at, moved))
 
     async def _fetch_once(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> str:
+        local_socket = await self._local.socket_of(address) if block.size >= WORTH_A_FILE else None
+        if local_socket is not None:
+            try:
+                await self._fetch_file(block, write_at, moved, local_socket)
+                return address
+            except FileFlyError:
+                pass  # what the data server says over TCP counts
+        await self._fetch_bytes(block, write_at, moved, address)
+        if local_socket is not None:
+            self._local.give_up(address)  # the block is all right
+        return address
+
+    async def _fetch_file(self, block: Block, write_at: WriteAt, moved: Moved, local_socket: str) -> None:
         summed = _Summed()
+        async with self._local.opened(local_socket, block.id) as (file, size), _counting(moved) as count:
+            _check_size(size, block.size)
+            await self._in_thread(file.read, size, _writing(write_at, summed))
+            check_sum(block.crc32c, summed.crc32c)
+            count(size)
 
-        def write_thd(chunks: Chunks) -> None:
-            at = summed.size
-            summed.add(chunks)
-            write_at(at, chunks)
-
+    async def _fetch_bytes(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> None:
+        summed = _Summed()
+        write_thd = _writing(write_at, summed)
         async with self._pool.connection(address) as connection, _counting(moved) as count:
             await connection.begin(Retrieve(block_id=block.id, raw=True))
             head = await connection.finish(BytesFollow, payload_follows=True)
@@ -134,7 +153,6 @@ class BlockTransfer:
             await receive_into(connection, self._in_thread, write_thd, write_thd, count)
             connection.end_payload()
             check_sum(block.crc32c, summed.crc32c)
-        return address
 
     async def read(self, part: Slice) -> list[bytes]:
         """Return the verified bytes of `part` of a block, as chunks."""
@@ -225,14 +243,30 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]], at_once: int) -
             await job()
 
     workers = [Deferred.fromCoroutine(work()) for _ in range(at_once)]
+    ended: Deferred[Any] = Deferred()  # to cancel this does not cancel the workers: twice would disturb their clean-up
+
+    def end(outcome: Any) -> None:
+        if not ended.called:
+            ended.callback(outcome)
+
+    DeferredList(workers, fireOnOneErrback=True, consumeErrors=True).addBoth(end)
     try:
-        await DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
+        await ended
     except FirstError as error:
         error.subFailure.raiseException()
     finally:
         for worker in workers:
             worker.cancel()
         await DeferredList(workers, consumeErrors=True)
+
+
+def _writing(write_at: WriteAt, summed: _Summed) -> Callable[[Chunks], None]:
+    def write_thd(chunks: Chunks) -> None:
+        at = summed.size
+        summed.add(chunks)
+        write_at(at, chunks)
+
+    return write_thd
 
 
 def _check_size(found: int, wanted: int) -> None:

@@ -91,9 +91,9 @@ class Upload:
     """What was last wrong with data servers that failed for good."""
     _placings: Sequence[_Placing] = ()
 
-    async def run(self, request: StoreFile) -> Metadata:
-        """Plan, store and commit the file and return its metadata."""
-        reply = await self._catalog.ask(request, MetadataReply)
+    async def run(self, request: StoreFile, plan: Metadata | None = None) -> Metadata:
+        """Plan the file, unless there is a `plan` already, store and commit it and return its metadata."""
+        reply = await self._catalog.ask(request, MetadataReply) if plan is None else MetadataReply(plan)
         plan = reply.metadata
         self._progress.started(plan.name, sum(block.size * len(block.replicas) for block in plan.blocks))
         self._storage_ids.update(plan.storage_ids)

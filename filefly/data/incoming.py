@@ -53,20 +53,26 @@ class IncomingBlock:
 
     def write(self, chunks: Chunks) -> None:
         """Append `chunks`. After an error only `abort` makes sense."""
+        self._append(chunks, more_follows=True)
+
+    def _append(self, chunks: Chunks, more_follows: bool) -> None:
         self.size += sum(map(len, chunks))
         if self.size > self._store.max_block_size:
             raise TooLarge(f"block is over the limit of {self._store.max_block_size} bytes (--max-block-size)")
         for chunk in chunks:
             self._checksum = crc32c(chunk, self._checksum)
         with self._lock, as_filefly_errors("store the block"):
-            self._disk.write(self._open(), chunks)
+            descriptor = self._open()
+            self._disk.write(descriptor, chunks)
+            if more_follows:
+                self._disk.begin_sync(descriptor)
 
     def commit(self, chunks: Chunks = (), expected: str | None = None) -> BlockSum:
         """Append `chunks` and put the block in place, durably; on return it is there, whatever happens next.
 
         Raises Corrupt unless its checksum is the `expected` one, and Conflict if a newer store or a delete came first.
         """
-        self.write(chunks)
+        self._append(chunks, more_follows=False)
         self.seal(expected)
         self.publish()
         self._store.sync_names()

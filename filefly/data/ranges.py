@@ -41,6 +41,12 @@ class BlockRange:
             raise Unavailable("the block was cut short while it was read")
         return data
 
+    def fileno(self) -> int:
+        """Return the descriptor; only until `close`."""
+        if self._descriptor is None:
+            raise Internal("the block is closed")
+        return self._descriptor
+
     def drop_cached(self) -> None:
         """Have what is read from now on come from the disk itself, not from the system's memory."""
         with self._lock, as_filefly_errors("read the block"):

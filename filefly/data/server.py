@@ -12,6 +12,7 @@ from filefly.daemon.payloads import send_base64, send_file
 from filefly.data.batches import IncomingBatch, read_batch
 from filefly.data.blocks import BlockStore
 from filefly.data.incoming import IncomingBlock
+from filefly.data.local import send_open_file
 from filefly.data.peers import Peers
 from filefly.data.ranges import BlockRange
 from filefly.errors import BadRequest, TimedOut, UnknownCommand
@@ -78,6 +79,11 @@ class DataServer:
         self._late: threading.Event | None = None
         """Is set when the disk answers the last ping that it did not answer in time."""
         self.max_payload = store.max_block_size
+        self._local_socket: str | None = None
+
+    def listens_beside(self, local_socket: str) -> None:
+        """Hear of the Unix socket beside the port."""
+        self._local_socket = local_socket
 
     def start(self) -> None:
         """Nothing to start: connections are made as they are needed."""
@@ -166,6 +172,7 @@ class DataServer:
             free_bytes=space.free_bytes,
             total_bytes=space.total_bytes,
             reserve_bytes=space.reserve_bytes,
+            local_socket=self._local_socket,
         )
 
     async def _store_block(self, request: Store, conversation: Conversation) -> BlockSum:
@@ -195,6 +202,9 @@ class DataServer:
         await conversation.send(encode(head) + b"\n", *found)
 
     async def _retrieve(self, request: Retrieve, conversation: Conversation) -> None:
+        if request.descriptor:
+            await send_open_file(request, conversation, self._in_thread, self._store)
+            return
         if request.raw:
             data = self._store.read_in_memory(request.block_id)
             if data is not None and request.offset <= len(data):

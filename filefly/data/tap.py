@@ -14,7 +14,8 @@ from filefly.daemon.options import absolute, bind, positive, room, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, refuse
 from filefly.data.blocks import BlockStore
-from filefly.data.memory import system_disk
+from filefly.data.linux import system_disk
+from filefly.data.local import WithLocalSocket
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage, StorageUnusable, open_storage
 from filefly.threads import WorkerPool
@@ -31,6 +32,9 @@ DATA_PARAMETERS: Sequence[Sequence[Any]] = [
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
     ["reserve", None, 1024 * MIB, "Room to leave free; below it new blocks are refused: 0, 512MiB, 1GiB.", room],
     ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
+]
+DATA_FLAGS: Sequence[Sequence[Any]] = [
+    ["no-local-reads", None, "Hand out no open files to clients on this machine: they get bytes, over TCP."],
 ]
 """What every form of the data server takes."""
 
@@ -49,6 +53,7 @@ class Options(UsageOptions):
         ["storage_dir", None, None, "The same as --storage-dir."],
         *DATA_PARAMETERS,
     ]
+    optFlags: ClassVar[Sequence[Sequence[Any]]] = DATA_FLAGS
 
     def postOptions(self) -> None:
         """Merge the two spellings of one option."""
@@ -75,9 +80,11 @@ def take_storage(daemon: str, folder: Path) -> Storage:
 
 
 def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
-    """Return the data server of `storage`; `options` has those of DATA_PARAMETERS."""
+    """Return the data server of `storage`; `options` has those of DATA_PARAMETERS and DATA_FLAGS."""
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
     store = BlockStore(storage, system_disk(), options["max-block-size"], options["reserve"])
     server = DataServer(store, disk_pool, reactor)
+    if not options["no-local-reads"]:
+        endpoint = WithLocalSocket(reactor, endpoint, storage.storage_id, server.listens_beside)
     factory = ServerFactory(reactor, server, options["max-line"])
     return DaemonService(reactor, NAME, endpoint, factory, [disk_pool, server])

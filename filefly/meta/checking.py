@@ -7,7 +7,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.catalog.inventory import catalog_row
-from filefly.catalog.replicas import Bad, Place, StoredBlock, mark, place_of, stored_block
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import Bad, StoredBlock, mark, place_of, stored_block
 from filefly.errors import Conflict, FileFlyError, Internal, NotFound, Unavailable
 from filefly.meta.cluster import Cluster
 from filefly.meta.transactions import Transactions

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
+from msgspec.structs import replace
 
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
-from filefly.errors import BadRequest, NotFound, Unavailable
+from filefly.errors import NotFound, Unavailable
 from filefly.threads import InThread
 from filefly.wire.messages import (
     Adopt,
@@ -19,6 +20,7 @@ from filefly.wire.messages import (
     Copy,
     Delete,
     ListBlocks,
+    ListedFile,
     Metadata,
     Ping,
     Pong,
@@ -51,6 +53,9 @@ class Condition:
     away: bool = False
 
 
+_UNHEARD_OF = Condition()
+
+
 class Cluster:
     """The data servers of one catalog, by key. `:PORT` in an address means this machine.
 
@@ -59,8 +64,12 @@ class Cluster:
 
     def __init__(self, reactor: Any, in_thread: InThread, report: Report = _unheard) -> None:
         self.servers: dict[int, DataServerRow] = {}
+        self.told: dict[int, str] = {}
+        """What clients are told of each data server's address."""
         self.conditions: Mapping[int, Condition] = {}
         """As Health sees them; who was not heard of yet is suspect."""
+        self._replicas: Mapping[int, Replica] = {}
+        self._internal_replicas: Mapping[int, Replica] = {}
         self._pool = ConnectionPool(reactor, "localhost", _TIMEOUT_SECONDS)
         self._patient_pool = ConnectionPool(reactor, "localhost", _WHOLE_BLOCK_TIMEOUT_SECONDS)
         self.transfer = BlockTransfer(reactor, self._pool, in_thread, AT_ONCE, report)
@@ -68,10 +77,13 @@ class Cluster:
     def take(self, rows: Sequence[DataServerRow]) -> None:
         """Go by these rows of the catalog from now on."""
         self.servers = {row.key: row for row in rows}
+        self.told = {row.key: row.told for row in rows}
+        self._replicas = {server: Replica(address) for server, address in self.told.items() if address}
+        self._internal_replicas = {row.key: Replica(row.address) for row in rows if row.address}
 
     def condition(self, server: int) -> Condition:
         """Return how a data server is."""
-        return self.conditions.get(server, Condition())
+        return self.conditions.get(server, _UNHEARD_OF)
 
     def up(self) -> list[int]:
         """Return the data servers that answer, with the right storage."""
@@ -153,13 +165,6 @@ class Cluster:
 
     # Plans as clients are told them, and as this process reads them
 
-    def key_of(self, told: str, block: PlanBlock) -> int:
-        """Return which of a planned block's data servers clients are told as `told`; raises BadRequest."""
-        for server in block.servers:
-            if told and server in self.servers and self.servers[server].told == told:
-                return server
-        raise BadRequest(f"block {block.id} is not planned for data server {told}")
-
     def storage_ids_of(self, servers: Sequence[int]) -> dict[str, str]:
         """Return which storages are behind the addresses that clients are told."""
         rows = [self.servers[server] for server in servers if server in self.servers]
@@ -183,12 +188,16 @@ class Cluster:
             storage_ids=storage_ids,
         )
 
+    def with_blocks(self, file: ListedFile, blocks: Sequence[PlanBlock]) -> ListedFile:
+        """Return a line of a listing with the file's blocks."""
+        return replace(file, blocks=[self.block_of(block, committed=True) for block in blocks])
+
     def block_of(self, block: PlanBlock, committed: bool, internal: bool = False) -> Block:
         """Return a block as it goes over the wire; a committed one's data servers that are down come last."""
-        rows = [self.servers[server] for server in block.servers if server in self.servers]
-        if committed:
-            rows.sort(key=lambda row: self.condition(row.key).state == "down")
-        addresses = [(row.address or "") if internal else row.told for row in rows]
-        places = [Replica(address) for address in addresses if address]
+        servers: Sequence[int] = block.servers
+        if committed and len(servers) > 1:
+            servers = sorted(servers, key=lambda server: self.condition(server).state == "down")
+        replicas = self._internal_replicas if internal else self._replicas
+        places = [replicas[server] for server in servers if server in replicas]
         first = places[0].data_server if places else ""
         return Block(id=block.id, size=block.size, data_server=first, replicas=places, crc32c=block.crc32c)

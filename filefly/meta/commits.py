@@ -1,50 +1,24 @@
 """From plan to file: `complete_file`, and implicit plans that commit themselves once their blocks are all there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from attrs import frozen
-from sqlalchemy import Connection
-
-from filefly.catalog.plans import (
-    Commit,
-    Plan,
-    StoredReplicas,
-    commit_plan,
-    committed_plan,
-    open_plans,
-    plan_of_generation,
-    touch_plan,
-)
+from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
+from filefly.catalog.completion import Completion, Outstanding, complete_plan, known
+from filefly.catalog.planning import touch_plan
+from filefly.catalog.plans import Plan
 from filefly.client.transfer import run_all
-from filefly.errors import BadRequest, Conflict, Corrupt, FileFlyError, Incomplete, NotFound
+from filefly.errors import BadRequest, FileFlyError, Incomplete, NotFound
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
+from filefly.wire.batches import FileToComplete
 from filefly.wire.messages import CompleteFile, HandedBackPlan, StoredBlock
-from filefly.wire.names import check_file_name
 
 T = TypeVar("T")
 Timestamp = Callable[[], str]
 TrashDue = Callable[[], int]
-
-
-@frozen
-class Known:
-    """What the catalog knows of a name: what readers see, and the open plans, the newest first."""
-
-    committed: Plan | None
-    open: Sequence[Plan]
-
-
-def known(connection: Connection, name: str) -> Known:
-    """Look a name up in one snapshot."""
-    try:
-        committed = committed_plan(connection, name)
-    except NotFound:
-        committed = None
-    return Known(committed, open_plans(connection, name))
 
 
 class Committer:
@@ -61,18 +35,54 @@ class Committer:
 
     async def complete(self, request: CompleteFile) -> Plan:
         """Commit the plan that `request` names; again is fine. Raises Conflict, Incomplete, Corrupt, NotFound."""
-        plan = await self._named_plan(request)
-        if plan.committed:
-            return plan
-        reported = {block.id: block for block in request.blocks}
-        if unknown := reported.keys() - {block.id for block in plan.blocks}:
-            raise BadRequest(f"block {min(unknown)} is not of plan {plan.generation}")
+        handed_back = request.metadata or HandedBackPlan()
+        name = _only(request.file_name, handed_back.name, "file_name")
+        generation = _only(request.generation, handed_back.generation, "generation")
+        ids = [block.id for block in request.blocks or handed_back.blocks]
+        asked = self._completion(name, generation, ids, request.blocks, request.if_generation)
+        outcome = await self._transactions.write(complete_plan, asked, self._trash_due())
+        return await self._finish(outcome, request.if_generation, AT_ONCE)
+
+    async def complete_each(self, files: Sequence[FileToComplete]) -> list[Plan | FileFlyError]:
+        """Commit plans, each for itself, as `complete` does: those whose blocks are all believed in one transaction."""
+        due = self._trash_due()
+        asked = [
+            self._completion(file.file_name, file.generation, (), file.blocks, file.if_generation) for file in files
+        ]
+        outcomes = await self._transactions.write_each(
+            [partial(complete_plan, completion=each, due=due) for each in asked]
+        )
+
+        async def finish(number: int) -> None:
+            try:
+                outcomes[number] = await self._finish(outcomes[number], files[number].if_generation, 1)
+            except FileFlyError as error:
+                outcomes[number] = error
+
+        outstanding = (number for number, outcome in enumerate(outcomes) if isinstance(outcome, Outstanding))
+        await run_all((partial(finish, number) for number in outstanding), AT_ONCE)
+        return outcomes
+
+    def _completion(
+        self,
+        name: str | None,
+        generation: int | None,
+        ids: Sequence[str],
+        reported: Sequence[StoredBlock],
+        if_generation: int | None,
+    ) -> Completion:
+        return Completion(name, generation, ids, reported, self._cluster.told, self._now(), if_generation)
+
+    async def _finish(self, outcome: Plan | Outstanding, if_generation: int | None, at_once: int) -> Plan:
+        """Commit an outstanding plan after all, having looked at those of its blocks that are not believed."""
+        if isinstance(outcome, Plan):
+            return outcome
         try:
-            stored = await self._stored(plan, {name: block for name, block in reported.items() if _believed(block)})
+            stored = await self._stored(outcome.plan, outcome.believed, at_once)
         except Incomplete:
-            await self._transactions.write(touch_plan, plan.generation, self._time.seconds())
+            await self._transactions.write(touch_plan, outcome.plan.generation, self._time.seconds())
             raise
-        return await self._commit(plan, stored, if_generation=request.if_generation)
+        return await self._commit(outcome.plan, stored, if_generation=if_generation)
 
     async def look_up(self, name: str) -> Plan:
         """Return what readers see of `name`, committing first the newest implicit plan whose blocks are all there.
@@ -101,50 +111,18 @@ class Committer:
         """
         return await self._commit(plan, await self._stored(plan, {}), only_if_newer=True)
 
-    async def _named_plan(self, request: CompleteFile) -> Plan:
-        """Find the plan by its generation, else by its block ids, else as the only open one of its name."""
-        handed_back = request.metadata or HandedBackPlan()
-        name = _only(request.file_name, handed_back.name, "file_name")
-        generation = _only(request.generation, handed_back.generation, "generation")
-        if name is not None:
-            check_file_name(name)
-        if generation is not None:
-            plan = await self._transactions.read(plan_of_generation, generation)
-            if plan is None or name not in (None, plan.name):
-                raise Conflict(f"plan {generation} is not open: it was ended, replaced or deleted")
-            return plan
-        if name is None:
-            raise BadRequest("missing file_name")
-        found = await self._transactions.read(known, name)
-        candidates = [*found.open, *([found.committed] if found.committed else [])]
-        ids = {block.id for block in request.blocks or handed_back.blocks}
-        if ids:
-            for plan in candidates:
-                if ids <= {block.id for block in plan.blocks}:
-                    return plan
-            raise Conflict("no open plan has these blocks: it was ended, replaced or deleted")
-        if len(found.open) > 1:
-            raise Conflict(f"{len(found.open)} plans of this file are open; name one by its generation")
-        if not candidates:
-            raise NotFound
-        return candidates[0]
-
-    async def _stored(self, plan: Plan, believed: dict[str, StoredBlock]) -> list[StoredReplicas]:
-        """Return for every block what is believed or found of it; raises Incomplete or Corrupt if that will not do."""
-        found: dict[int, StoredReplicas] = {}
+    async def _stored(
+        self, plan: Plan, believed: Mapping[int, StoredReplicas], at_once: int = AT_ONCE
+    ) -> list[StoredReplicas]:
+        """Return for every block what is believed or found of it; raises Incomplete if that will not do."""
+        found = dict(believed)
 
         async def look(position: int) -> None:
             found[position] = await self._look(plan, position)
 
-        for position, block in enumerate(plan.blocks):
-            report = believed.get(block.id)
-            if report is not None and report.crc32c is not None:
-                if block.crc32c not in (None, report.crc32c):
-                    raise Corrupt(f"block {block.id} was stored with crc32c {report.crc32c}, not {block.crc32c}")
-                servers = dict.fromkeys(self._cluster.key_of(place.data_server, block) for place in report.replicas)
-                found[position] = StoredReplicas(report.crc32c, tuple(servers))
-        await run_all((partial(look, at) for at in range(len(plan.blocks)) if at not in found), AT_ONCE)
-        return [found[position] for position in range(len(plan.blocks))]
+        positions = range(len(plan.blocks))
+        await run_all((partial(look, position) for position in positions if position not in found), at_once)
+        return [found[position] for position in positions]
 
     async def _look(self, plan: Plan, position: int) -> StoredReplicas:
         """Ask every planned data server for a block: each must have it, of its size, and with one checksum."""
@@ -173,10 +151,6 @@ class Committer:
     ) -> Plan:
         commit = Commit(plan.generation, stored, self._now(), if_generation, only_if_newer)
         return await self._transactions.write(commit_plan, commit, self._trash_due())
-
-
-def _believed(block: StoredBlock) -> bool:
-    return block.crc32c is not None and bool(block.replicas)
 
 
 def _only(one: T | None, other: T | None, field: str) -> T | None:

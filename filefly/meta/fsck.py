@@ -11,7 +11,8 @@ from typing import Annotated
 import msgspec
 from attrs import define, field
 
-from filefly.catalog.replicas import FIRST, Bad, Place, StoredBlock, repair_at_once, stored_block
+from filefly.catalog.repairs import FIRST, Place, repair_at_once
+from filefly.catalog.replicas import Bad, StoredBlock, stored_block
 from filefly.catalog.stretches import next_stretch
 from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.client.transfer import run_all

@@ -4,26 +4,27 @@ from collections.abc import Sequence
 from functools import partial
 
 from crc32c import crc32c
+from sqlalchemy import Connection
 
-from filefly.catalog.plans import (
+from filefly.catalog.planning import (
     NewPlan,
-    Plan,
-    PlanBlock,
     newest_explicit_plan,
     plan_file,
     replace_replica,
     short_ids_free,
     touch_plan,
 )
+from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.transfer import run_all
-from filefly.errors import BadRequest, FileFlyError
+from filefly.errors import BadRequest, FileFlyError, TooLarge
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.placement import choose_block_size, cut, place
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.threads import InThread
+from filefly.wire.batches import FileToStore
 from filefly.wire.codec import check_attributes, crc32c_hex, decode_base64
-from filefly.wire.messages import StoreFile
+from filefly.wire.messages import MAX_BLOCKS, StoreFile
 from filefly.wire.names import check_file_name, make_block_id, stem_of
 
 
@@ -63,33 +64,62 @@ class Planner:
         older = await self._transactions.read(newest_explicit_plan, request.file_name, request.file_size)
         return await self._plan(request, older), older
 
+    async def plan_each(self, files: Sequence[FileToStore]) -> list[Plan | FileFlyError]:
+        """Plan files in one durable transaction, each for itself; raises TooLarge if they have too many blocks."""
+        decided: list[NewPlan | FileFlyError] = []
+        blocks = 0
+        for file in files:
+            try:
+                _check(file)
+                new = self._decide(file, file.file_size, choose_block_size(file.file_size, self._block_size))
+            except FileFlyError as error:
+                decided.append(error)
+                continue
+            decided.append(new)
+            blocks += len(new.sizes)
+            if blocks > MAX_BLOCKS:
+                raise TooLarge(f"the files have more than {MAX_BLOCKS} blocks together")
+        plans = [new for new in decided if isinstance(new, NewPlan)]
+        long = await self._needing_long_ids([new for new in plans if not new.explicit])
+        changes = [partial(plan_file, new=new, short_ids=new.explicit or new.name not in long) for new in plans]
+        planned = iter(await self._transactions.write_each(changes))
+        return [next(planned) if isinstance(each, NewPlan) else each for each in decided]
+
     async def _plan(self, request: StoreFile, older: Plan | None) -> Plan:
-        check_file_name(request.file_name)
-        check_attributes(request.attributes)
-        size, block_size, sums = await self._measure(request)
+        _check(request)
+        new = self._decide(request, *await self._measure(request), older)
+        short_ids = new.explicit or not await self._needing_long_ids([new])
+        return await self._transactions.write(plan_file, new, short_ids)
+
+    def _decide(
+        self,
+        file: StoreFile | FileToStore,
+        size: int,
+        block_size: int,
+        sums: Sequence[str] | None = None,
+        older: Plan | None = None,
+    ) -> NewPlan:
         sizes = cut(size, block_size)
-        replicas = request.replicas or self._replicas
+        replicas = file.replicas or self._replicas
         placing = self._cluster.placing()
         places = place(len(sizes), replicas, placing, self._cursor)
         if older is not None and [block.size for block in older.blocks] == sizes:
             places = [_stay(block.servers, chosen, placing) for block, chosen in zip(older.blocks, places, strict=True)]
         self._cursor += len(sizes)
-        new = NewPlan(
-            name=request.file_name,
+        return NewPlan(
+            name=file.file_name,
             total_size=size,
             block_size=block_size,
             replicas=replicas,
-            explicit=request.explicit,
+            explicit=file.explicit,
             sizes=sizes,
             places=places,
             sums=sums,
-            if_generation=request.if_generation,
-            attributes=request.attributes,
+            if_generation=file.if_generation,
+            attributes=file.attributes,
             resumes=None if older is None else older.generation,
             touched=self._time.seconds(),
         )
-        short_ids = request.explicit or await self._short_ids_unused(new)
-        return await self._transactions.write(plan_file, new, short_ids)
 
     async def replace(self, generation: int, block_id: str, told: str, due: int) -> PlanBlock:
         """Plan a block for another data server than the one that clients are told as `told`; see replace_replica."""
@@ -116,29 +146,43 @@ class Planner:
             raise BadRequest(f"file_size is {request.file_size}, but data has {size} bytes")
         return size, block_size, sums
 
-    async def _short_ids_unused(self, new: NewPlan) -> bool:
-        """Whether neither the catalog nor the chosen data servers use a short id of this name.
+    async def _needing_long_ids(self, plans: Sequence[NewPlan]) -> set[str]:
+        """Return the names of which the catalog or the chosen data servers use a short id, or may use one.
 
         An implicit plan commits itself once its blocks are there: a stray old block must not pass for a new one. A
         data server that cannot be asked may hold one.
         """
-        if not await self._transactions.read(short_ids_free, new.name):
-            return False
-        stem = stem_of(new.name)
+        if not plans:
+            return set()
+        used = await self._transactions.read(_names_in_use, [new.name for new in plans])
         questions = (
-            partial(self._check_absent, server, make_block_id(stem, index, None))
+            partial(self._note_use, new.name, index, server, used)
+            for new in plans
             for index, servers in enumerate(new.places)
             for server in servers
         )
-        try:
-            await run_all(questions, AT_ONCE)
-        except FileFlyError:
-            return False
-        return True
+        await run_all(questions, AT_ONCE)
+        return used
 
-    async def _check_absent(self, server: int, block_id: str) -> None:
-        if await self._cluster.find(server, block_id, verify=False) is not None:
-            raise FileFlyError(f"{block_id} is there already")
+    async def _note_use(self, name: str, index: int, server: int, used: set[str]) -> None:
+        if name in used:
+            return
+        try:
+            found = await self._cluster.find(server, make_block_id(stem_of(name), index, None), verify=False)
+        except FileFlyError:
+            used.add(name)
+        else:
+            if found is not None:
+                used.add(name)
+
+
+def _check(file: StoreFile | FileToStore) -> None:
+    check_file_name(file.file_name)
+    check_attributes(file.attributes)
+
+
+def _names_in_use(connection: Connection, names: Sequence[str]) -> set[str]:
+    return {name for name in names if not short_ids_free(connection, name)}
 
 
 def _stay(before: Sequence[int], chosen: Sequence[int], placing: Sequence[int]) -> tuple[int, ...]:

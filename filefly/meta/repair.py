@@ -1,32 +1,36 @@
 """Heals by itself: copies what has too few good replicas, and gives up those that are not needed."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
+from sqlalchemy import Connection
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from filefly.catalog.inventory import set_displaced
-from filefly.catalog.replicas import (
+from filefly.catalog.repairs import (
     FIRST,
     Place,
+    count_repairs,
+    due_repairs,
+    note_repairs,
+    postpone_repair,
+    wake_repairs,
+)
+from filefly.catalog.replicas import (
+    Situation,
     StoredBlock,
     committed_on,
     copied,
-    count_repairs,
-    due_repairs,
     give_up,
-    note_repairs,
     places_on,
     plan_copy,
-    postpone_repair,
     settle_repair,
     shelve_repair,
+    situation,
     stored_block,
     stored_blocks,
-    trashed_on,
-    wake_repairs,
 )
 from filefly.client.transfer import run_all
 from filefly.errors import Conflict, DiskFull, FileFlyError, TimedOut, Unavailable, WrongStorage
@@ -39,7 +43,7 @@ from filefly.meta.transactions import Transactions
 from filefly.wire.messages import MAX_BLOCK_SIZE
 
 _ROUND_SECONDS = 1.0
-_AT_ONCE = 4
+_AT_ONCE = 16
 _BATCH = 64
 _WALKED_AT_ONCE = 1000
 _LONGEST_QUEUE = 20_000
@@ -80,7 +84,7 @@ class Repairer:
         self._refusal: FileFlyError | None = None  # why the last copy could not be made
         self._waiting = 0
         self._next_copy = 0.0
-        self._walks: dict[tuple[int, str], Place] = {}  # how far each is
+        self._walks: dict[tuple[int, str], Place | None] = {}  # how far each is, None if to the end in this round
         self._servers: Servers | None = None
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "repairing")
 
@@ -95,10 +99,12 @@ class Repairer:
     async def round(self) -> None:
         """Walk a little further and look at some of what is due, again and again until nothing is."""
         self._waiting = await self._transactions.read(count_repairs)
+        self._walk_again()
         while not self._rounds.stopping:
             servers = self._as_they_are()
             if servers != self._servers:  # what was stuck may not be any more
                 self._servers = servers
+                self._walk_again()
                 await self._transactions.write(wake_repairs)
             await self._walk(servers)
             places = await self._transactions.read(due_repairs, self._time.seconds(), _BATCH)
@@ -118,8 +124,8 @@ class Repairer:
     async def why_still_there(self, server: int) -> str | None:
         """Return what keeps the first blocks of a data server where they are, if something does."""
         places = await self._transactions.read(places_on, server, FIRST, _ASKED_ABOUT)
-        for block in await self._transactions.read(stored_blocks, places):
-            step = await self._next_step(block)
+        for seen in await self._transactions.read(_situations, places, self._time.seconds()):
+            step = self._next_step(seen)
             if isinstance(step, Stuck):
                 return step.why
         return None if self._refusal is None else str(self._refusal)
@@ -139,6 +145,8 @@ class Repairer:
         if due > _LONGEST_QUEUE:
             return
         for (server, why), after in list(self._walks.items()):
+            if after is None:
+                continue
             places = await self._transactions.read(places_on, server, after, _WALKED_AT_ONCE)
             if places:
                 await self._note(servers, server, why, after, places[-1])
@@ -146,7 +154,11 @@ class Repairer:
             elif why == "back":
                 self._cluster.take(await self._transactions.write(set_displaced, server, False))
             else:
-                self._walks[server, why] = FIRST  # what was planned on it, or deleted, may be committed by now
+                self._walks[server, why] = None
+
+    def _walk_again(self) -> None:
+        """Begin anew where all was walked over: what was planned there, or deleted, may be committed by now."""
+        self._walks = {walk: after or FIRST for walk, after in self._walks.items()}
 
     async def _note(self, servers: Servers, server: int, why: str, after: Place, last: Place) -> None:
         """Note those of a stretch of blocks for which something can be done; the others are walked over again.
@@ -172,9 +184,12 @@ class Repairer:
             for _ in range(_MOST_STEPS):
                 if self._rounds.stopping:
                     return
-                block = await self._transactions.read(stored_block, place)
-                step = Settled() if block is None else await self._next_step(block, refused.keys())
-                if isinstance(step, Settled) or block is None:
+                seen = await self._transactions.read(situation, place, self._time.seconds())
+                if seen is None:
+                    await self._transactions.write(settle_repair, place, None)
+                    return
+                block, step = seen.block, self._next_step(seen, refused.keys())
+                if isinstance(step, Settled):
                     await self._transactions.write(settle_repair, place, block)
                     return
                 if isinstance(step, Stuck):
@@ -191,10 +206,8 @@ class Repairer:
             self.log.info("cannot repair a block yet: {error}", error=error)
         await self._transactions.write(postpone_repair, place, self._time.seconds() + _FAILED_SECONDS)
 
-    async def _next_step(self, block: StoredBlock, refused: Collection[int] = ()) -> Step:
-        trashed = await self._transactions.read(trashed_on, block.id)
-        going = await self._transactions.read(trashed_on, block.id, self._time.seconds())
-        return next_step(block, self._as_they_are(), {*going, *refused}, trashed - going)
+    def _next_step(self, seen: Situation, refused: Collection[int] = ()) -> Step:
+        return next_step(seen.block, self._as_they_are(), {*seen.going, *refused}, seen.waiting)
 
     async def _take_back(self, block: StoredBlock, server: int) -> None:
         """Make a replica of what is trash and waits, and see whether it is good."""
@@ -258,3 +271,7 @@ class Repairer:
         now = self._as_they_are()
         usable = now.answering - now.draining
         await self._transactions.write(give_up, block, step.server, verified, usable, self._trash_due())
+
+
+def _situations(connection: Connection, places: Iterable[Place], now: int) -> list[Situation]:
+    return [seen for place in places if (seen := situation(connection, place, now)) is not None]

@@ -7,7 +7,8 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import Logger
 
-from filefly.catalog.replicas import Place, StoredBlock, count_on, places_on, stored_block
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import StoredBlock, count_on, places_on, stored_block
 from filefly.catalog.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
 from filefly.client.transfer import run_all
 from filefly.errors import FileFlyError, TimedOut

@@ -8,17 +8,19 @@ from filefly.catalog.listing import list_files
 from filefly.catalog.plans import Plan
 from filefly.client.decisions import Slice, slices_of
 from filefly.daemon.payloads import send_base64, send_raw
-from filefly.errors import Incomplete, NotFound, Unavailable
+from filefly.errors import FileFlyError, Incomplete, NotFound, Unavailable
 from filefly.meta.administration import Administration
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer, TrashDue
 from filefly.meta.planning import Planner
 from filefly.meta.transactions import Transactions
+from filefly.wire.batches import CompleteFiles, FileResult, FileResults, StoreFiles
 from filefly.wire.codec import CommandTable, commands_of
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import (
     MAX_BLOCK_SIZE,
+    MAX_BLOCKS,
     BlockReply,
     CompleteFile,
     DeleteFile,
@@ -26,6 +28,7 @@ from filefly.wire.messages import (
     FileFollows,
     FileList,
     GetMetadata,
+    ListedFile,
     ListFiles,
     MetadataReply,
     Ping,
@@ -45,7 +48,9 @@ _COMMANDS: CommandTable = {
     **commands_of(
         Ping,
         StoreFile,
+        StoreFiles,
         CompleteFile,
+        CompleteFiles,
         FetchFile,
         GetMetadata,
         ListFiles,
@@ -89,6 +94,8 @@ class MetadataServer:
                 return Pong()
             case StoreFile():
                 return await self._plan(request)
+            case StoreFiles() | CompleteFiles() | ListFiles():
+                return await self._answer_many(request)
             case CompleteFile():
                 return MetadataReply(self._cluster.metadata_of(await self._committer.complete(request)))
             case GetMetadata():
@@ -97,11 +104,6 @@ class MetadataServer:
             case FetchFile():
                 await self._fetch(request, conversation)
                 return None
-            case ListFiles():
-                page = await self._transactions.read(
-                    list_files, request.prefix, request.delimiter, request.after, request.limit
-                )
-                return FileList(page.files, page.prefixes if request.delimiter else None, page.next)
             case DeleteFile():
                 check_file_name(request.file_name)
                 await self._transactions.write(delete_file, request.file_name, self._trash_due())
@@ -127,6 +129,31 @@ class MetadataServer:
         plan, older = await self._planner.resume(request)
         resumes = None if older is None else self._cluster.metadata_of(older)
         return MetadataReply(self._cluster.metadata_of(plan), resumes)
+
+    async def _answer_many(self, request: StoreFiles | CompleteFiles | ListFiles) -> Reply:
+        match request:
+            case StoreFiles():
+                return self._results(await self._planner.plan_each(request.files))
+            case CompleteFiles():
+                return self._results(await self._committer.complete_each(request.files))
+        most_blocks = MAX_BLOCKS if request.blocks else None
+        page = await self._transactions.read(
+            list_files, request.prefix, request.delimiter, request.after, request.limit, most_blocks
+        )
+        files: Sequence[ListedFile] = page.files
+        if page.blocks is not None:
+            files = [self._cluster.with_blocks(file, blocks) for file, blocks in zip(files, page.blocks, strict=True)]
+        return FileList(files, page.prefixes if request.delimiter else None, page.next)
+
+    def _results(self, outcomes: Sequence[Plan | FileFlyError]) -> FileResults:
+        return FileResults(
+            [
+                FileResult(error=str(outcome), code=outcome.code)
+                if isinstance(outcome, FileFlyError)
+                else FileResult(self._cluster.metadata_of(outcome))
+                for outcome in outcomes
+            ]
+        )
 
     async def _replace(self, request: ReplaceReplica) -> Reply:
         due = self._trash_due()

@@ -1,10 +1,11 @@
 """The catalog for the reactor's thread: reads side by side, writes gathered into one transaction at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from filefly.catalog.database import Change, Database
 from filefly.errors import FileFlyError
@@ -16,6 +17,11 @@ _READ_THREADS = 2
 _LARGEST_GROUP = 256
 
 
+_Tell = Callable[[Deferred[Any], list[Any]], None]
+_Asked = tuple[Sequence[Change], Deferred[Any], _Tell]
+"""Changes that belong together, who waits for them, and how he is told of their outcomes."""
+
+
 class Transactions:
     """Group commit: while one transaction is being made durable, the changes of the next gather."""
 
@@ -23,7 +29,7 @@ class Transactions:
         self._database = database
         self._readers = WorkerPool(reactor, "sql-read", _READ_THREADS)
         self._writer = WorkerPool(reactor, "sql-write", 1)
-        self._gathering: list[tuple[Change, Deferred[Any]]] = []
+        self._gathering: list[_Asked] = []
         self._writing = False
 
     def start(self) -> None:
@@ -47,27 +53,43 @@ class Transactions:
         def bound(connection: Connection) -> T:
             return change(connection, *args)
 
+        return cast("Deferred[T]", self._gather([bound], _tell_result))
+
+    def write_each(self, changes: Sequence[Change]) -> Deferred[list[Any]]:
+        """Carry out `changes`, each for itself, and fire with what each returned or the FileFlyError it raised."""
+        return self._gather(changes, Deferred.callback)
+
+    def _gather(self, changes: Sequence[Change], tell: _Tell) -> Deferred[Any]:
         outcome: Deferred[Any] = Deferred()
-        self._gathering.append((bound, outcome))
+        self._gathering.append((changes, outcome, tell))
         if not self._writing:
             self._write_group()
-        return cast("Deferred[T]", outcome)
+        return outcome
 
     def _write_group(self) -> None:
         group, self._gathering = self._gathering[:_LARGEST_GROUP], self._gathering[_LARGEST_GROUP:]
         self._writing = bool(group)
         if group:
-            outcomes = [outcome for _change, outcome in group]
-            written = self._writer(self._database.write, [change for change, _outcome in group])
-            written.addErrback(lambda failure: [failure] * len(outcomes))
-            written.addCallback(self._written, outcomes)
+            changes = [change for changes, _outcome, _tell in group for change in changes]
+            self._writer(self._database.write, changes).addBoth(self._written, group)
 
-    def _written(self, results: list[Any], outcomes: list[Deferred[Any]]) -> None:
+    def _written(self, results: list[Any] | Failure, group: Sequence[_Asked]) -> None:
         self._write_group()
-        for result, outcome in zip(results, outcomes, strict=True):
+        begin = 0
+        for changes, outcome, tell in group:
+            end = begin + len(changes)
             if outcome.called:
-                continue
-            if isinstance(result, FileFlyError):
-                outcome.errback(result)
+                pass  # nobody waits any more
+            elif isinstance(results, Failure):
+                outcome.errback(results)
             else:
-                outcome.callback(result)
+                tell(outcome, results[begin:end])
+            begin = end
+
+
+def _tell_result(outcome: Deferred[Any], results: list[Any]) -> None:
+    [result] = results
+    if isinstance(result, FileFlyError):
+        outcome.errback(result)
+    else:
+        outcome.callback(result)

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from filefly.catalog.commits import end_open_plan
 from filefly.catalog.endings import (
     TrashRow,
     anything_over,
@@ -18,7 +19,8 @@ from filefly.catalog.endings import (
     silent_implicit_plans,
 )
 from filefly.catalog.inventory import save_running_seconds
-from filefly.catalog.plans import Plan, end_open_plan, touch_plan
+from filefly.catalog.planning import touch_plan
+from filefly.catalog.plans import Plan
 from filefly.client.transfer import run_all
 from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, TimedOut, Unavailable, WrongStorage
 from filefly.meta.cluster import AT_ONCE, Cluster

@@ -5,7 +5,8 @@ from functools import partial
 
 from attrs import define
 
-from filefly.catalog.plans import Plan, PlanBlock, end_open_plan
+from filefly.catalog.commits import end_open_plan
+from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.decisions import error_of_all
 from filefly.client.files import Source
 from filefly.client.transfer import run_all

@@ -141,15 +141,21 @@ class RequestDecoder:
         try:
             fields = decode_object(line)
         except BadRequest as error:
-            return payload_of_no_request(line), error
+            return payload_of_no_request(line), _bare(error)
         try:
             payload = declared_payload(fields)
         except BadRequest as error:
-            return None, error
+            return None, _bare(error)
         try:
             return payload, decode_request(fields, self._commands)
         except FileFlyError as error:
-            return payload, error
+            return payload, _bare(error)
+
+
+def _bare(error: FileFlyError) -> FileFlyError:
+    """Let go of the frames that an error comes from: they hold the line, which may be long, and who holds the error."""
+    error.__traceback__ = error.__context__ = None
+    return error
 
 
 def decode_reply(line: bytes, kind: type[R]) -> R:

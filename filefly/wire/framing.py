@@ -17,13 +17,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from filefly.errors import PayloadEnded, TooLarge
 from filefly.units import KIB, MIB
+from filefly.wire.gates import Rest
+from filefly.wire.gates import SendingGate as SendingGate  # the client's consumers use it, too
 from filefly.wire.lending import LentSocket, can_be_lent
 
 DEFAULT_MAX_LINE = 24 * MIB
@@ -33,84 +35,6 @@ PIECE_BYTES = MIB
 _TRANSPORT_BUFFER_BYTES = 256 * KIB  # what one recv takes and what may wait unsent; 1.6 times faster than the default
 _LINGER_SECONDS = 10
 _SMALL_BYTES = 64 * KIB  # pieces of so little in all are cheaper to copy than to send one by one
-
-
-@implementer(IPushProducer)
-class SendingGate:
-    """Is open while a transport, or another consumer, takes more; registered with it as its push producer."""
-
-    def __init__(self) -> None:
-        self.open = True
-        self._waiting: list[Deferred[None]] = []
-
-    def passed(self) -> Deferred[None]:
-        """Fire once the transport takes more, or the connection is lost."""
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
-
-    def pauseProducing(self) -> None:
-        """Close."""
-        self.open = False
-
-    def resumeProducing(self) -> None:
-        """Open, and let everybody pass who waits."""
-        self.open = True
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
-
-    stopProducing = resumeProducing
-
-
-@implementer(IPullProducer)
-class _Emptied:
-    """Registered with a transport in place of its gate until it has nothing left to send."""
-
-    def __init__(self, transport: Any, gate: SendingGate) -> None:
-        self._transport, self._gate = transport, gate
-        self._asked = False
-        self.empty: Deferred[None] = Deferred(lambda _cancelled: None)
-        transport.unregisterProducer()
-        transport.registerProducer(self, False)
-
-    def resumeProducing(self) -> None:
-        """Is asked for more at once, and again when all was sent."""
-        if self._asked:
-            self._transport.unregisterProducer()
-            self._transport.registerProducer(self._gate, True)
-            self._gate.resumeProducing()
-            self.stopProducing()
-        self._asked = True
-
-    def stopProducing(self) -> None:
-        """Fire: nothing will be sent any more."""
-        if not self.empty.called:
-            self.empty.callback(None)
-
-
-@implementer(IPullProducer)
-class _Rest:
-    """What a TCP transport has still to send; opens the gate once all of it is sent."""
-
-    def __init__(self, transport: Any, gate: SendingGate, pieces: Sequence[bytes]) -> None:
-        self._transport, self._gate = transport, gate
-        self._registered = False
-        gate.pauseProducing()
-        for piece in pieces:
-            transport.write(piece)
-        transport.registerProducer(self, False)  # which asks at once for more
-
-    def resumeProducing(self) -> None:
-        """Note that all is sent."""
-        if self._registered:
-            self._transport.unregisterProducer()  # a half-close would wait for a producer
-            self._gate.resumeProducing()
-        self._registered = True
-
-    def stopProducing(self) -> None:
-        """Have nobody wait for a connection that is lost."""
-        self._gate.resumeProducing()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -393,7 +317,7 @@ class Conversation(LineReceiver):
             while unsent:
                 sent = self.transport.writeSomeData(unsent)
                 if sent == 0 or isinstance(sent, Exception):  # full; or lost, as the transport will find out itself
-                    _Rest(self.transport, self._gate, [bytes(unsent), *pieces[place + 1 :]])
+                    Rest(self.transport, self._gate, [bytes(unsent), *pieces[place + 1 :]])
                     return
                 unsent = unsent[sent:]
 

@@ -242,13 +242,17 @@ class Store(Request, frozen=True, tag="store"):
 
 
 class Retrieve(Request, frozen=True, tag="retrieve"):
-    """Read a block or a range of it; `crc32c` is checked over the whole block before a byte leaves."""
+    """Read a block or a range of it; `crc32c` is checked over the whole block before a byte leaves.
+
+    With `descriptor`, on a data server's local socket, the whole block comes as an open file.
+    """
 
     block_id: str
     offset: Number = 0
     length: Number | None = None
     raw: bool = False
     crc32c: Checksum | None = None
+    descriptor: bool = False
 
 
 class Delete(Request, frozen=True, tag="delete"):
@@ -333,6 +337,7 @@ class Pong(Reply, frozen=True, tag="ok"):
     """The answer to `ping`; only data servers say `pong`, and who they are if they are asked.
 
     `generation` is the highest one that their catalog has told them; below `reserve_bytes` free they store nothing.
+    `local_socket` is the abstract Unix socket, without its NUL, on which they hand out open files.
     """
 
     pong: bool | None = None
@@ -342,6 +347,7 @@ class Pong(Reply, frozen=True, tag="ok"):
     free_bytes: Number | None = None
     total_bytes: Number | None = None
     reserve_bytes: Number | None = None
+    local_socket: str | None = None
 
 
 class MetadataReply(Reply, frozen=True, tag="ok"):

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 from attrs import frozen
 from sqlalchemy import Connection, Table, func, insert, select
 
+from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
 from filefly.catalog.database import Database, open_database
 from filefly.catalog.endings import due_trash, forget_trash, let_go
 from filefly.catalog.inventory import take_data_servers
 from filefly.catalog.listing import list_files
-from filefly.catalog.plans import Commit, NewPlan, Plan, StoredReplicas, commit_plan, plan_file
+from filefly.catalog.planning import NewPlan, plan_file
+from filefly.catalog.plans import Plan
 from filefly.catalog.schema import DELETED, plans, repairs, trash
 from filefly.meta.placement import cut
 

@@ -5,7 +5,8 @@ from sqlalchemy import select
 from filefly.catalog.database import Database
 from filefly.catalog.inventory import data_server_rows
 from filefly.catalog.plans import Plan
-from filefly.catalog.replicas import Place, StoredBlock, stored_block
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import StoredBlock, stored_block
 from filefly.catalog.schema import repairs
 from tests.catalog.catalogs import seen
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import select
 
+from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
 from filefly.catalog.endings import (
     delete_file,
     due_trash,
@@ -19,17 +20,8 @@ from filefly.catalog.endings import (
     silent_implicit_plans,
     undelete_file,
 )
-from filefly.catalog.plans import (
-    Commit,
-    Plan,
-    StoredReplicas,
-    commit_plan,
-    committed_plan,
-    newest_explicit_plan,
-    open_plans,
-    replace_replica,
-    touch_plan,
-)
+from filefly.catalog.planning import newest_explicit_plan, replace_replica, touch_plan
+from filefly.catalog.plans import Plan, committed_plan, open_plans
 from filefly.catalog.schema import blocks, replicas, trash
 from filefly.errors import Conflict, NotFound, Unavailable
 from tests.catalog.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, page_of, plan, seen

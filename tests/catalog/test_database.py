@@ -15,7 +15,8 @@ from sqlalchemy.exc import OperationalError
 from filefly.catalog.database import Change, Database, open_database
 from filefly.catalog.endings import delete_file, let_go, undelete_file
 from filefly.catalog.inventory import catalog_row, data_server_rows, save_running_seconds
-from filefly.catalog.plans import committed_plan, open_plans, plan_file, plan_of_generation
+from filefly.catalog.planning import plan_file
+from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation
 from filefly.catalog.schema import CatalogUnusable, catalog, data_servers, newest_version, plans
 from filefly.errors import Conflict, DiskFull, Internal, NotFound
 from tests.catalog.catalogs import (
@@ -385,7 +386,7 @@ def test_an_unfinished_transaction_is_not_there_after_kill_9(tmp_path: Path) -> 
 import os, signal, sys
 from pathlib import Path
 from tests.catalog.catalogs import new_plan, open_catalog, store
-from filefly.catalog.plans import plan_file
+from filefly.catalog.planning import plan_file
 
 database = open_catalog(Path(sys.argv[1]))
 store(database, "whole")

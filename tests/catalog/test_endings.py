@@ -14,7 +14,8 @@ from filefly.catalog.endings import (
     rename_file,
     undelete_file,
 )
-from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation, touch_plan
+from filefly.catalog.planning import touch_plan
+from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation
 from filefly.catalog.schema import blocks, plans, repairs, replicas
 from filefly.catalog.undeletion import bring_back
 from filefly.errors import Conflict, NotFound

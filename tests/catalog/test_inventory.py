@@ -27,7 +27,7 @@ from filefly.catalog.inventory import (
     suspend,
     take_data_servers,
 )
-from filefly.catalog.plans import plan_file, short_ids_free
+from filefly.catalog.planning import plan_file, short_ids_free
 from filefly.catalog.schema import plans
 from filefly.errors import Conflict, NotFound
 from tests.catalog.catalogs import (

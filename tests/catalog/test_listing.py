@@ -130,6 +130,47 @@ def test_a_listed_file_tells_what_it_is(database: Database) -> None:
     assert ListedFile("a", 10, committed.generation, 2, MODIFIED, {"mode": "0600"}) == file
 
 
+# With blocks
+
+
+def test_files_are_listed_with_their_blocks(database: Database) -> None:
+    """As readers see them, and with their block size, which they do not have otherwise."""
+    stored = [store(database, name, size, (1, 2)) for name, size in {"a": 10, "b": 0, "c": 21}.items()]
+    page = seen(database, list_files, "", "", "", 100, 1000)
+    assert [file.blocks for file in stored] == page.blocks
+    assert [file.block_size for file in stored] == [file.block_size for file in page.files]
+    bare = seen(database, list_files, "", "", "", 100)
+    assert (None, {None}) == (bare.blocks, {file.block_size for file in bare.files})
+
+
+@pytest.mark.parametrize(("most", "pages"), [(1, ["a", "b", "c d", "e"]), (3, ["a", "b c d", "e"]), (6, ["a b c d e"])])
+def test_a_page_ends_at_its_limit_of_blocks(database: Database, most: int, pages: list[str]) -> None:
+    """But it has one file at least; what comes behind is on the next page."""
+    for name, blocks in {"a": 2, "b": 2, "c": 1, "d": 0, "e": 1}.items():
+        store(database, name, 7 * blocks)
+    found, after = [], ""
+    while True:
+        page = seen(database, list_files, "", "", after, 100, most)
+        found.append(" ".join(file.name for file in page.files))
+        if page.next is None:
+            break
+        after = page.next
+    assert pages == found
+
+
+def test_prefixes_behind_the_last_file_are_on_the_next_page(database: Database) -> None:
+    """They come with what is listed behind them."""
+    for name in ("a/1", "b", "c/1", "d", "e/1"):
+        store(database, name, 7)
+    page = seen(database, list_files, "", "/", "", 100, 1)
+    assert (["b"], ["a/"], "b") == ([file.name for file in page.files], page.prefixes, page.next)
+    page = seen(database, list_files, "", "/", "b", 100, 1)
+    assert (["d"], ["c/", "e/"], None) == ([file.name for file in page.files], page.prefixes, page.next)
+
+
+# What it costs
+
+
 def statements(database: Database, *listing: Any) -> int:
     """Count what the database is asked for one page."""
     counted = []

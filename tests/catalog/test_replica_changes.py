@@ -7,18 +7,8 @@ from sqlalchemy import insert, select
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, let_go, undelete_file
 from filefly.catalog.plans import Plan
-from filefly.catalog.replicas import (
-    FIRST,
-    Place,
-    copied,
-    due_repairs,
-    forget_replicas,
-    give_up,
-    mark,
-    places_on,
-    plan_copy,
-    trashed_on,
-)
+from filefly.catalog.repairs import FIRST, Place, due_repairs
+from filefly.catalog.replicas import copied, forget_replicas, give_up, mark, places_on, plan_copy, trashed_on
 from filefly.catalog.schema import replicas, trash
 from filefly.errors import Conflict
 from tests.catalog.catalogs import done, opened, seen, store, trashed

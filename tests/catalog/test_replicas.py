@@ -6,26 +6,28 @@ from sqlalchemy import Connection, update
 
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, let_go
-from filefly.catalog.replicas import (
+from filefly.catalog.repairs import (
     FIRST,
     Place,
+    count_repairs,
+    due_repairs,
+    note_repairs,
+    postpone_repair,
+    wake_repairs,
+)
+from filefly.catalog.replicas import (
     StoredBlock,
     committed_on,
     count_on,
-    count_repairs,
-    due_repairs,
     forget_replicas,
     mark,
-    note_repairs,
     place_of,
     places_after,
     places_on,
-    postpone_repair,
     settle_repair,
     shelve_repair,
     stored_block,
     stored_blocks,
-    wake_repairs,
 )
 from filefly.catalog.schema import plans
 from tests.catalog.catalogs import SUM, done, opened, plan, seen, store

@@ -5,7 +5,7 @@ import pytest
 from attrs import evolve
 
 from filefly.catalog.database import Database
-from filefly.catalog.replicas import FIRST, Place
+from filefly.catalog.repairs import FIRST, Place
 from filefly.catalog.scrub_passes import (
     ScrubPass,
     begin_scrub_pass,

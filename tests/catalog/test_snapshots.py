@@ -10,7 +10,8 @@ from sqlalchemy import create_engine
 from filefly.catalog.endings import delete_file, rename_file
 from filefly.catalog.inventory import catalog_row, save_running_seconds
 from filefly.catalog.plans import committed_plan
-from filefly.catalog.replicas import Place, plan_copy, stored_block
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import plan_copy, stored_block
 from filefly.catalog.snapshots import Snapshots, catalog_file
 from filefly.errors import Conflict, DiskFull, Internal, Unavailable
 from filefly.meta.backup import PREFIX

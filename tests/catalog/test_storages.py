@@ -15,7 +15,8 @@ from filefly.catalog.inventory import (
     set_draining,
     take_data_servers,
 )
-from filefly.catalog.plans import committed_plan, open_plans, replace_replica
+from filefly.catalog.planning import replace_replica
+from filefly.catalog.plans import committed_plan, open_plans
 from filefly.errors import NotFound
 from tests.catalog.catalogs import DUE, commit, done, noted, opened, plan, seen, store, trashed
 

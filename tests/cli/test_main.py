@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from filefly import __version__
-from filefly.cli.main import cli, main
+from filefly.cli.commands import cli
+from filefly.cli.main import main
 from filefly.errors import FileFlyError
 
 FILES = ["upload", "download", "cat", "ls", "stat", "mv", "rm", "undelete"]
@@ -136,7 +137,7 @@ def test_help_loads_little(tmp_path: Path) -> None:
     program = """
 import sys
 from click.testing import CliRunner
-from filefly.cli.main import cli
+from filefly.cli.commands import cli
 for command in cli.commands:
     assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
 print(sorted({"twisted.internet.reactor", "rich", "sqlalchemy"}.intersection(sys.modules)))

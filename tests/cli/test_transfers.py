@@ -80,6 +80,30 @@ async def test_a_folder_is_uploaded_once(reactor: Any, tmp_path: Path) -> None:
 
 
 @on_reactor
+async def test_folders_are_told_file_by_file(reactor: Any, tmp_path: Path) -> None:
+    """Small files move together, but each is a line on stderr, and with --json an object on stdout."""
+    (tmp_path / "f" / "g").mkdir(parents=True)
+    for name in ("a", "b", "g/c"):
+        (tmp_path / "f" / name).write_text(name)
+    async with with_files(reactor, tmp_path) as shell:
+        for verb, preposition, command in (
+            ("stored", "on", ["upload", "-r", "--json", "f"]),
+            ("fetched", "from", ["download", "-r", "--json", "f", "-o", "copy"]),
+        ):
+            done = await shell.run(*command)
+            metadata = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda each: each["name"])
+            assert ["f/a", "f/b", "f/g/c"] == [each["name"] for each in metadata]
+            assert metadata == [json.loads(await shell.out("stat", "--json", each["name"])) for each in metadata]
+            where = [each["blocks"][0]["data_server"] for each in metadata]
+            lines = [
+                f"{verb} {each['name']}-0 ({each['total_size']} B) {preposition} {place} [1/1]"
+                for each, place in zip(metadata, where, strict=True)
+            ]
+            assert lines == sorted(done.stderr.splitlines()[:-1])
+        assert "g/c" == (tmp_path / "copy" / "g" / "c").read_text()
+
+
+@on_reactor
 async def test_a_failing_file_fails_the_upload(reactor: Any, tmp_path: Path) -> None:
     """With the sentence of the first one."""
     (tmp_path / "a").write_bytes(b"a")

@@ -1,8 +1,9 @@
 """A cluster that says what a test wants: servers in memory behind real ports, which note what they were asked."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import io
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from attrs import define
@@ -12,7 +13,21 @@ from filefly.client.api import Client
 from filefly.daemon.protocol import ServerFactory, Verbs
 from filefly.errors import FileFlyError, NotFound, Unavailable
 from filefly.wire.address import listening_endpoint
-from filefly.wire.codec import check_sum, commands_of
+from filefly.wire.batches import (
+    BlockResult,
+    BlockResults,
+    BlockToRetrieve,
+    BlockToStore,
+    CompleteFiles,
+    FileResult,
+    FileResults,
+    FileToComplete,
+    FileToStore,
+    RetrieveBlocks,
+    StoreBlocks,
+    StoreFiles,
+)
+from filefly.wire.codec import CommandTable, check_sum, commands_of
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import (
     MAX_BLOCK_SIZE,
@@ -40,6 +55,8 @@ from filefly.wire.messages import (
     StoreFile,
 )
 from tests.meta.running import TIMEOUT_SECONDS, sum_of
+
+R = TypeVar("R", BlockResult, FileResult)
 
 BLOCK_SIZE = 7
 
@@ -77,11 +94,18 @@ class Scripted:
     """A server that notes what it is asked; `fault` says what goes wrong, and if it is no FileFlyError, hangs up."""
 
     max_payload = MAX_BLOCK_SIZE
+    commands: CommandTable
 
     def __init__(self) -> None:
         self.asked: list[Request] = []
         self.fault: Answer = no
+        self.item_fault: Answer = no
+        """What goes wrong with one file, or one block, of many."""
         self.address = ""
+
+    def forget(self, words: Collection[str]) -> None:
+        """Do not know these commands any more."""
+        self.commands = {word: kind for word, kind in self.commands.items() if word not in words}
 
     def of(self, kind: type[Any]) -> list[Any]:
         """Return the requests of one kind."""
@@ -95,11 +119,23 @@ class Scripted:
         if error is not None:
             conversation.abort()
 
+    def each(self, kind: type[R], items: Sequence[Any], answer: Callable[[Any], R]) -> Sequence[R]:
+        """Return a result for each item: what `answer` returns, or the error that it, or `item_fault`, has for it."""
+        results = []
+        for item in items:
+            try:
+                if (error := self.item_fault(item)) is not None:
+                    raise error
+                results.append(answer(item))
+            except FileFlyError as error:
+                results.append(kind(error=str(error), code=error.code))
+        return results
+
 
 class ScriptedData(Scripted):
     """A data server that keeps its blocks in memory."""
 
-    commands = commands_of(Store, Retrieve, Link, Ping)
+    commands = commands_of(Store, Retrieve, Link, Ping, StoreBlocks, RetrieveBlocks)
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +162,26 @@ class ScriptedData(Scripted):
                     msgspec.json.encode(BytesFollow(size=len(part), crc32c=sum_of(part))) + b"\n", part
                 )
                 return None
+            case StoreBlocks():
+                payload = io.BytesIO(b"".join(await conversation.receive_chunks(at_least=MAX_BLOCK_SIZE)))
+                received = {block.block_id: payload.read(block.size) for block in request.blocks}
+
+                def store(block: BlockToStore) -> BlockResult:
+                    self.blocks[block.block_id] = data = received[block.block_id]
+                    return BlockResult(size=len(data), crc32c=sum_of(data))
+
+                return BlockResults(self.each(BlockResult, request.blocks, store))
+            case RetrieveBlocks():
+                found: list[bytes] = []
+
+                def retrieve(block: BlockToRetrieve) -> BlockResult:
+                    found.append(self._block(block.block_id))
+                    return BlockResult(size=len(found[-1]))
+
+                results = self.each(BlockResult, request.blocks, retrieve)
+                reply = BlockResults(results, size=sum(map(len, found)))
+                await conversation.send(msgspec.json.encode(reply) + b"\n", *found)
+                return None
         return Pong(pong=True)
 
     def _block(self, block_id: str) -> bytes:
@@ -144,10 +200,22 @@ class _Open:
 
 
 class ScriptedCatalog(Scripted):
-    """A metadata server of one file; each of its plans has blocks on the first of `addresses`, the others are spare."""
+    """A metadata server; each of its plans has blocks on the first of `addresses`, the others are spare.
+
+    Whatever file is asked for, it tells of the one that was committed last.
+    """
 
     commands = commands_of(
-        StoreFile, CompleteFile, GetMetadata, ReplaceReplica, ReportReplica, RenewPlan, DeleteFile, RenameFile
+        StoreFile,
+        CompleteFile,
+        GetMetadata,
+        ReplaceReplica,
+        ReportReplica,
+        RenewPlan,
+        DeleteFile,
+        RenameFile,
+        StoreFiles,
+        CompleteFiles,
     )
 
     def __init__(self, addresses: Sequence[str], replicas: int) -> None:
@@ -168,6 +236,10 @@ class ScriptedCatalog(Scripted):
                 return self._replace(request)
             case CompleteFile():
                 return MetadataReply(self._complete(request))
+            case StoreFiles():
+                return FileResults(self.each(FileResult, request.files, lambda file: FileResult(self._plan(file))))
+            case CompleteFiles():
+                return FileResults(self.each(FileResult, request.files, lambda file: FileResult(self._complete(file))))
             case GetMetadata():
                 if self.committed is None:
                     raise NotFound
@@ -178,7 +250,7 @@ class ScriptedCatalog(Scripted):
         """Return the storage ids of data servers."""
         return {address: f"storage-{self.addresses.index(address)}" for address in addresses}
 
-    def _plan(self, request: StoreFile) -> Metadata:
+    def _plan(self, request: StoreFile | FileToStore) -> Metadata:
         self.generation += 1
         size, places = request.file_size or 0, self.addresses[: self.replicas]
         blocks = [
@@ -219,7 +291,7 @@ class ScriptedCatalog(Scripted):
         block = Block(request.block_id, 1, places[0], [Replica(place) for place in places])
         return BlockReply(block, self.ids_of(places))
 
-    def _complete(self, request: CompleteFile) -> Metadata:
+    def _complete(self, request: CompleteFile | FileToComplete) -> Metadata:
         plan = self.open[request.generation or 0].metadata
         told = {block.id: block for block in request.blocks}
         blocks = [
@@ -273,15 +345,18 @@ async def scripted(
     replicas: int = 1,
     concurrency: int = 1,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    unknown: Collection[str] = (),
 ) -> AsyncIterator[ScriptedCluster]:
-    """Run such a cluster until the end of the block."""
+    """Run such a cluster until the end of the block; older servers than ours do not know some commands."""
     async with AsyncExitStack() as stack:
         servers, ends = [ScriptedData() for _ in range(data_servers)], []
         for server in servers:
+            server.forget(unknown)
             port, end = await stack.enter_async_context(_listening(reactor, server))
             server.address = f"127.0.0.1:{port}"
             ends.append(end)
         catalog = ScriptedCatalog([server.address for server in servers], replicas)
+        catalog.forget(unknown)
         port, _end = await stack.enter_async_context(_listening(reactor, catalog))
         catalog.address = f"127.0.0.1:{port}"
         client, other = (

@@ -153,7 +153,8 @@ async def test_who_leaves_early_does_not_wait_for_reports(reactor: Any) -> None:
         while len(reported(cluster)) < 5:
             await next_turn()
         reading.cancel()
-        with pytest.raises(CancelledError):
+        assert reading.called
+        with suppress(CancelledError):  # unless it had its bytes already, and only waited for the reports
             await reading
         cluster.client.close()
 

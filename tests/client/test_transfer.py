@@ -84,6 +84,32 @@ def test_cancelling_ends_all_jobs() -> None:
     assert ([0, 1], [0, 1]) == (jobs.begun, jobs.cancelled)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_jobs_are_cancelled_once(nested: bool) -> None:
+    """A job that cleans up is waited for, while others have done so already."""
+    heard: list[str] = []
+    cleaning: Deferred[None] = Deferred()
+
+    async def clean_up_slowly() -> None:
+        try:
+            await Deferred()
+        finally:
+            await cleaning
+            heard.append("clean")
+
+    async def end_at_once() -> None:
+        await Deferred()
+
+    jobs = partial(run_all, [clean_up_slowly, end_at_once], 2)
+    running = Deferred.fromCoroutine(run_all([jobs, end_at_once], 2) if nested else jobs())
+    running.cancel()
+    assert [] == heard
+    cleaning.callback(None)
+    with pytest.raises(CancelledError):
+        now(running)
+    assert ["clean"] == heard
+
+
 # Pieces: what the metadata server sends on as it comes
 
 

@@ -29,6 +29,8 @@ class WatchedDisk(QuickDisk):
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.begun_syncs: list[int] = []
+        """What was begun to be written: whether it was is a matter of speed."""
         self.before: dict[str, Callable[[], None]] = {}
         self.free: int | None = None
         """How many bytes are said to be free, if not what is true."""
@@ -72,6 +74,9 @@ class WatchedDisk(QuickDisk):
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
         self._note("read")
         return super().read(descriptor, size, offset)
+
+    def begin_sync(self, descriptor: int) -> None:
+        self.begun_syncs.append(descriptor)
 
     def fsync(self, descriptor: int) -> None:
         self._note("fsync")

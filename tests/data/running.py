@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from crc32c import crc32c
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
 from filefly.data.disk import Disk
+from filefly.data.local import WithLocalSocket
 from filefly.data.server import DataServer
 from filefly.threads import WorkerPool
 from filefly.wire.address import listening_endpoint
@@ -43,7 +45,9 @@ class DiallingClock(Clock):
 class Running:
     """A data server with its own disk threads, on a port of this machine."""
 
-    def __init__(self, reactor: Any, folder: Path, disk: Disk) -> None:
+    def __init__(self, reactor: Any, folder: Path, disk: Disk, local_reads: bool = False) -> None:
+        if local_reads:
+            give_unique_id(folder)
         self.clock = DiallingClock(reactor)
         self.folder = folder
         self.storage = take(folder)
@@ -51,6 +55,8 @@ class Running:
         server = DataServer(BlockStore(self.storage, disk), pool, self.clock)
         self.factory = ServerFactory(self.clock, server)
         endpoint = listening_endpoint(reactor, "127.0.0.1:0")
+        if local_reads:
+            endpoint = WithLocalSocket(reactor, endpoint, self.storage.storage_id, server.listens_beside)
         self.service = DaemonService(self.clock, "filefly-test", endpoint, self.factory, [pool, server])
         self.service.startService()
         port: Any = self.service._port
@@ -71,9 +77,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(reactor: Any, folder: Path, disk: Disk | None = None) -> AsyncIterator[Running]:
+async def running(
+    reactor: Any, folder: Path, disk: Disk | None = None, local_reads: bool = False
+) -> AsyncIterator[Running]:
     """Run a data server, and stop it in the end."""
-    server = Running(reactor, folder, disk or QuickDisk())
+    server = Running(reactor, folder, disk or QuickDisk(), local_reads)
     try:
         yield server
     finally:
@@ -87,6 +95,12 @@ async def asking(reactor: Any, folder: Path, disk: Disk | None = None) -> AsyncI
     """Run a data server, with a client."""
     async with running(reactor, folder, disk) as server, calling(reactor, server.port) as caller:
         yield server, caller
+
+
+def give_unique_id(folder: Path) -> None:
+    """Make a storage whose local socket no other run of the tests has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".filefly.json").write_text(f'{{"storage_id":"{uuid4().hex}"}}')
 
 
 class HeldDisk(WatchedDisk):

@@ -69,6 +69,14 @@ def test_blocks_are_durable_before_they_are_acknowledged(store: BlockStore, disk
     assert ["rename"] * 3 + ["fsync_directory"] == disk.calls[-4:]
 
 
+def test_a_block_is_written_while_others_are_coming(store: BlockStore, disk: WatchedDisk) -> None:
+    """So that the syncs, which come later, find less to do."""
+    batch = begin(store, ("a-0", b"a"), ("b-0", b"b"), ("c-0", b"c"))
+    batch.write([b"ab"])
+    assert (2, 0) == (len(disk.begun_syncs), disk.calls.count("fsync"))
+    batch.abort()
+
+
 def test_beginning_touches_no_disk(store: BlockStore, folder: Path, disk: WatchedDisk) -> None:
     """It may be done in the reactor's thread."""
     disk.calls.clear()

@@ -81,6 +81,15 @@ def test_a_block_arrives_in_pieces(store: BlockStore, folder: Path) -> None:
     assert b"123456789" == (folder / "a-0").read_bytes()
 
 
+def test_what_has_come_of_a_block_is_written_while_more_is_coming(store: BlockStore, disk: WatchedDisk) -> None:
+    """The last piece is synced at once."""
+    block = store.begin("a-0")
+    for piece in (b"123", b"456"):
+        block.write([piece])
+    block.commit([b"789"])
+    assert 2 == len(disk.begun_syncs)
+
+
 def test_an_empty_block_is_stored(store: BlockStore, folder: Path) -> None:
     """A block of no bytes is a file of no bytes."""
     assert BlockSum(size=0, crc32c="00000000") == put(store, "a-0")

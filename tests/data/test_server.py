@@ -435,7 +435,7 @@ async def test_a_peer_that_never_finishes_its_payload_is_cut_off(reactor: Any, t
 @on_reactor
 async def test_the_data_service_starts_and_stops(reactor: Any, tmp_path: Path) -> None:
     """The service that `twistd` runs serves blocks from its options, and can be started again."""
-    options = {"max-block-size": 1000, "max-line": 100, "reserve": 0, "disk-threads": 1}
+    options = {"max-block-size": 1000, "max-line": 100, "reserve": 0, "disk-threads": 1, "no-local-reads": 0}
     for n in range(2):
         storage = take(tmp_path)
         service = data_service(reactor, storage, listening_endpoint(reactor, "127.0.0.1:0"), options)

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from filefly.all_in_one import Options as AllInOneOptions
 from filefly.data.disk import Disk
 from filefly.data.storage import open_storage
 from filefly.data.tap import NAME, Options, take_storage
@@ -25,7 +27,16 @@ def test_the_defaults_need_no_option() -> None:
         "max-line": 24 * MIB,
         "reserve": 1024 * MIB,
         "disk-threads": 8,
+        "no-local-reads": 0,
     }.items() <= dict(parsed()).items()
+
+
+@pytest.mark.parametrize("kind", [Options, AllInOneOptions])
+def test_local_reads_can_be_turned_off(kind: type[UsageOptions]) -> None:
+    """In either form of the data server."""
+    options = kind()
+    options.parseOptions(["--no-local-reads"])
+    assert 1 == options["no-local-reads"]
 
 
 @pytest.mark.parametrize("option", ["--storage-dir", "--storage_dir"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from attrs import frozen
@@ -20,6 +21,21 @@ STORAGE_ID = "2a6c03fbf78f1633c3eca2a042bf55a0"
 
 
 @frozen
+class Names(Ports):
+    """Ports, and that storage's id: its local socket is named after it, and no two on a machine can have one name."""
+
+    storage_id: str
+
+    def in_use(self, text: str) -> str:
+        """Put the real names where the document's are."""
+        return super().in_use(text).replace(STORAGE_ID, self.storage_id)
+
+    def as_documented(self, text: str) -> str:
+        """Put the document's names where the real ones are."""
+        return super().as_documented(text).replace(self.storage_id, STORAGE_ID)
+
+
+@frozen
 class Cluster:
     """The servers that the document speaks of, by name, and what its ports are here."""
 
@@ -31,13 +47,14 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Run the cluster that all examples, in their order, are held with."""
     folder = tmp_path_factory.mktemp("protocol")
+    storage_id = uuid4().hex
     (folder / "blocks1").mkdir()
-    (folder / "blocks1" / ".filefly.json").write_text(f'{{"storage_id":"{STORAGE_ID}"}}')
+    (folder / "blocks1" / ".filefly.json").write_text(f'{{"storage_id":"{storage_id}"}}')
     with processes(folder, "--block-size", "8") as running:
         real = [daemon.ports[0] for daemon in running.all]
         yield Cluster(
             dict(zip(("meta", "data1", "data2"), real, strict=True)),
-            Ports(dict(zip((9000, 9001, 9002), real, strict=True))),
+            Names(dict(zip((9000, 9001, 9002), real, strict=True)), storage_id),
         )
         for daemon in running.all:
             daemon.stop()  # once: a second SIGTERM while it ends makes Twisted log a traceback

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import OperationalError
 
 from filefly.catalog.database import Database
 
@@ -41,12 +40,9 @@ class Statements:
         self.said: list[str] = []
         self._fault: Fault | None = None
         self._failures = 0
-        engine = database._engine
-        engine.dispose()  # the connections are made anew, and then hurry
-        event.listen(engine, "connect", _hurry)
-        event.listen(engine, "before_cursor_execute", self._before)
-        self._do_commit = engine.dialect.do_commit
-        engine.dialect.do_commit = self._commit  # type: ignore[method-assign]
+        database.close_connections()  # the connections are made anew, and then are watched, and hurry
+        event.listen(database._engine, "do_connect", self._connect)
+        event.listen(database._engine, "connect", _hurry)
 
     def watch(self, fault: Fault | None = None) -> None:
         """Begin to count, and let a statement fail."""
@@ -66,25 +62,20 @@ class Statements:
 
         return watched
 
-    def _before(
-        self, _connection: Connection, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
-    ) -> None:
+    def _connect(self, _dialect: Any, _record: Any, arguments: Any, options: Any) -> sqlite3.Connection:
+        connection = sqlite3.connect(*arguments, **options, factory=_WatchedConnection)
+        connection.statements = self
+        return connection
+
+    def before(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Count a statement, and raise the error with which it fails, if it does."""
         error = self._fails(statement)
         if error is not None:
-            if error in _ROLLS_BACK and cursor.connection.in_transaction:
-                cursor.connection.rollback()
-            raise OperationalError(statement, parameters, sqlite3.OperationalError(_SENTENCES[error]))
-
-    def _commit(self, dbapi_connection: Any) -> None:
-        error = self._fails(COMMIT)
-        if error is not None:
-            if error in _ROLLS_BACK:
-                dbapi_connection.rollback()
+            if error in _ROLLS_BACK and connection.in_transaction:
+                sqlite3.Connection.rollback(connection)
             raise sqlite3.OperationalError(_SENTENCES[error])
-        self._do_commit(dbapi_connection)
 
     def _fails(self, statement: str) -> int | None:
-        """Count a statement and return the error with which it fails, if it does."""
         number = len(self.said)
         self.said.append(statement)
         fault = self._fault
@@ -99,3 +90,30 @@ class Statements:
 def _hurry(connection: sqlite3.Connection, _record: Any) -> None:
     """Do not wait for stable storage: no power is cut here."""
     connection.execute("PRAGMA synchronous=OFF")
+
+
+class _WatchedConnection(sqlite3.Connection):
+    statements: Statements | None = None
+
+    def cursor(self, *_factory: Any) -> Any:
+        return super().cursor(_WatchedCursor)
+
+    def commit(self) -> None:
+        if self.statements is not None:
+            self.statements.before(self, COMMIT)
+        super().commit()
+
+
+class _WatchedCursor(sqlite3.Cursor):
+    def execute(self, statement: str, *values: Any) -> Any:
+        self._before(statement)
+        return super().execute(statement, *values)
+
+    def executemany(self, statement: str, *values: Any) -> Any:
+        self._before(statement)
+        return super().executemany(statement, *values)
+
+    def _before(self, statement: str) -> None:
+        connection: Any = self.connection
+        if connection.statements is not None and not statement.startswith("PRAGMA"):
+            connection.statements.before(connection, statement)

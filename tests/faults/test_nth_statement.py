@@ -11,25 +11,23 @@ import pytest
 from attrs import define, field, frozen
 from sqlalchemy import Connection, select
 
+from filefly.catalog.commits import Commit, commit_plan
+from filefly.catalog.completion import Completion, complete_plan
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, expire_plans, forget_trash, let_go, rename_file
 from filefly.catalog.inventory import register_data_server
-from filefly.catalog.plans import (
-    Commit,
-    commit_plan,
-    committed_plan,
-    newest_explicit_plan,
-    plan_file,
-    replace_replica,
-    touch_plan,
-)
-from filefly.catalog.replicas import Place, StoredBlock, copied, give_up, mark, plan_copy, stored_block
+from filefly.catalog.planning import newest_explicit_plan, plan_file, replace_replica, touch_plan
+from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import StoredBlock, copied, give_up, mark, plan_copy, stored_block
 from filefly.catalog.schema import metadata
 from filefly.catalog.undeletion import bring_back
 from filefly.errors import DiskFull, FileFlyError, Internal
+from filefly.wire import messages
 from tests.catalog.catalogs import (
     DUE,
     MODIFIED,
+    SUM,
     commit,
     done,
     found_on,
@@ -77,6 +75,15 @@ def commit_open(connection: Connection) -> Any:
     return commit_plan(connection, Commit(OPEN, [found_on(1), found_on(1, 2)], MODIFIED), DUE)
 
 
+def complete_open(connection: Connection) -> Any:
+    """Commit the same plan as its client reports it."""
+    reported = [
+        messages.StoredBlock(block.id, SUM, [messages.Replica("two:1")])
+        for block in open_plans(connection, "a")[0].blocks
+    ]
+    return complete_plan(connection, Completion(None, OPEN, (), reported, {2: "two:1"}, MODIFIED), DUE)
+
+
 def replace(connection: Connection) -> Any:
     open_plan = newest_explicit_plan(connection, "a", 10)
     assert open_plan is not None
@@ -92,6 +99,7 @@ def copy(connection: Connection) -> Any:
 CHANGES: dict[str, Change] = {
     "plan": lambda connection: plan_file(connection, new_plan("a", 10, (1, 2), if_generation=REPLACED), True),
     "commit": commit_open,
+    "complete": complete_open,
     "delete": lambda connection: delete_file(connection, "a", DUE),
     "rename": lambda connection: rename_file(connection, "b", "a", DUE),
     "undelete": lambda connection: bring_back(connection, "c"),

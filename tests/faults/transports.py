@@ -43,11 +43,11 @@ class Port:
     process: "Process"
     port: int
 
-    def getHost(self) -> IPv4Address:  # noqa: N802
+    def getHost(self) -> IPv4Address:
         """Return where that is."""
         return IPv4Address("TCP", self.process.machine.address, self.port)
 
-    def stopListening(self) -> Deferred[None]:  # noqa: N802
+    def stopListening(self) -> Deferred[None]:
         """Refuse connections from now on."""
         self.process.listening.pop(self.port, None)
         return succeed(None)
@@ -95,7 +95,7 @@ class End:
         """Return who is at the other end."""
         return self.peer
 
-    def getHost(self) -> IPv4Address:  # noqa: N802
+    def getHost(self) -> IPv4Address:
         """Return who is at this end."""
         return self.host
 

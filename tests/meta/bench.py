@@ -8,9 +8,10 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.task import Clock
 
+from filefly.catalog.commits import StoredReplicas
 from filefly.catalog.database import Database
 from filefly.catalog.inventory import take_data_servers
-from filefly.catalog.plans import Plan, StoredReplicas
+from filefly.catalog.plans import Plan
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.commits import Committer

@@ -10,10 +10,12 @@ from sqlalchemy import insert, select
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from filefly.catalog.commits import StoredReplicas
 from filefly.catalog.database import Database
 from filefly.catalog.inventory import data_server_rows, set_draining
-from filefly.catalog.plans import Plan, StoredReplicas
-from filefly.catalog.replicas import Place, StoredBlock, note_repairs, stored_block
+from filefly.catalog.plans import Plan
+from filefly.catalog.repairs import Place, note_repairs
+from filefly.catalog.replicas import StoredBlock, stored_block
 from filefly.catalog.schema import repairs, trash
 from filefly.errors import Corrupt, FileFlyError, NotFound, Unavailable
 from filefly.meta.checking import Checker

@@ -9,10 +9,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from filefly.catalog.commits import StoredReplicas
 from filefly.catalog.database import Database
 from filefly.catalog.inventory import catalog_row, take_data_servers
-from filefly.catalog.plans import Plan, StoredReplicas
-from filefly.catalog.replicas import Place, StoredBlock, count_repairs, stored_block
+from filefly.catalog.plans import Plan
+from filefly.catalog.repairs import Place, count_repairs
+from filefly.catalog.replicas import StoredBlock, stored_block
 from filefly.meta.administration import Administration
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster

@@ -15,6 +15,7 @@ from filefly.client.api import Client
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
+from filefly.data.local import WithLocalSocket
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage
 from filefly.meta.health import Health
@@ -26,6 +27,7 @@ from filefly.wire.messages import MAX_BLOCK_SIZE
 from tests.caller import Caller, calling
 from tests.catalog.catalogs import url_of
 from tests.data.disks import QuickDisk, take
+from tests.data.running import give_unique_id
 from tests.on_reactor import next_turn
 
 T = TypeVar("T")
@@ -47,6 +49,7 @@ class DataNode:
     folder: Path
     max_block_size: int = MAX_BLOCK_SIZE
     reserve_bytes: int = 0
+    local_reads: bool = False
     port: int = 0
     connections: int = 0
     _service: DaemonService | None = None
@@ -59,6 +62,8 @@ class DataNode:
 
     def start(self) -> "DataNode":
         """Start it."""
+        if self.local_reads and not self.folder.exists():
+            give_unique_id(self.folder)
         self._storage = take(self.folder)
         pool = WorkerPool(self.reactor, "disk", 4)
         store = BlockStore(self._storage, QuickDisk(), self.max_block_size, self.reserve_bytes)
@@ -66,6 +71,8 @@ class DataNode:
         factory = _CountingFactory(self.reactor, server)
         factory.node = self
         endpoint = listening_endpoint(self.reactor, self.address)
+        if self.local_reads:
+            endpoint = WithLocalSocket(self.reactor, endpoint, self._storage.storage_id, server.listens_beside)
         self._service = DaemonService(self.reactor, "filefly-data", endpoint, factory, [pool, server])
         self._service.startService()
         self.port = _port_of(self._service)
@@ -98,9 +105,9 @@ class DataNode:
 
 
 @asynccontextmanager
-async def data_node(reactor: Any, folder: Path) -> AsyncIterator[DataNode]:
+async def data_node(reactor: Any, folder: Path, local_reads: bool = False) -> AsyncIterator[DataNode]:
     """Run one data server, alone, until the end of the block."""
-    node = DataNode(reactor, folder / "data").start()
+    node = DataNode(reactor, folder / "data", local_reads=local_reads).start()
     try:
         yield node
     finally:
@@ -200,13 +207,17 @@ async def running(
     data_servers: int = 2,
     advertised: Sequence[str | None] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
+    local_reads: bool = False,
     **options: Any,
 ) -> AsyncIterator[RunningCluster]:
     """Run a cluster with blocks of 7 bytes until the end of the block; `options` are the metadata server's.
 
     Its running time goes by `monotonic`.
     """
-    nodes = [DataNode(reactor, folder / f"data{number}").start() for number in range(1, data_servers + 1)]
+    nodes = [
+        DataNode(reactor, folder / f"data{number}", local_reads=local_reads).start()
+        for number in range(1, data_servers + 1)
+    ]
     chosen = {parameter[0]: parameter[2] for parameter in META_PARAMETERS}
     # Health is looked at once, at the start: a test that is about it asks again itself.
     chosen |= {"block-size": BLOCK_SIZE, "health-interval": 3600}

@@ -5,7 +5,8 @@ import pytest
 
 from filefly.catalog.endings import delete_file
 from filefly.catalog.inventory import data_server_rows
-from filefly.catalog.replicas import FIRST, places_on
+from filefly.catalog.repairs import FIRST
+from filefly.catalog.replicas import places_on
 from filefly.errors import BadRequest, Conflict, NotFound, UnknownCommand
 from filefly.meta.cluster import Condition
 from filefly.wire.administration import (

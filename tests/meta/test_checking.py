@@ -7,7 +7,8 @@ from twisted.python.failure import Failure
 
 from filefly.catalog.endings import delete_file, forget_trash, let_go
 from filefly.catalog.inventory import forget_data_server, resume, suspend
-from filefly.catalog.replicas import Place, mark, settle_repair
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import mark, settle_repair
 from filefly.catalog.schema import trash
 from filefly.errors import BadRequest, Conflict, FileFlyError, Internal, Unavailable
 from tests.catalog.catalogs import done

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from filefly.catalog.commits import StoredReplicas
 from filefly.catalog.endings import delete_file, undelete_file
 from filefly.catalog.inventory import forget_data_server
-from filefly.catalog.plans import StoredReplicas, committed_plan
-from filefly.catalog.replicas import Place, copied, plan_copy, stored_block
+from filefly.catalog.plans import committed_plan
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import copied, plan_copy, stored_block
 from filefly.catalog.schema import trash
 from filefly.errors import FileFlyError, TimedOut
 from filefly.meta.administration import Administration

@@ -6,7 +6,8 @@ from sqlalchemy import Connection, select
 
 from filefly.catalog.endings import delete_file, rename_file
 from filefly.catalog.inventory import check_removable
-from filefly.catalog.replicas import FIRST, Place, forget_replicas, mark
+from filefly.catalog.repairs import FIRST, Place
+from filefly.catalog.replicas import forget_replicas, mark
 from filefly.catalog.schema import replicas
 from filefly.catalog.stretches import next_stretch
 from filefly.errors import BadRequest, Internal

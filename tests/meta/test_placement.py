@@ -6,7 +6,8 @@ from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filefly.catalog.replicas import Place, StoredBlock
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import StoredBlock
 from filefly.errors import BadRequest, TooLarge
 from filefly.meta.placement import (
     CopyBlock,

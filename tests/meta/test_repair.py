@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
 from filefly.catalog.endings import delete_file, undelete_file
-from filefly.catalog.plans import Commit, StoredReplicas, commit_plan
-from filefly.catalog.replicas import Place, forget_replicas, mark
+from filefly.catalog.repairs import FIRST, Place
+from filefly.catalog.replicas import forget_replicas, mark, places_on
 from filefly.errors import Busy, Conflict, Corrupt, DiskFull, FileFlyError, Internal, TimedOut, Unavailable
+from filefly.meta.repair import _AT_ONCE
 from tests.catalog.catalogs import DUE, MODIFIED, done, ids_of, plan
 from tests.meta.healing import AWAY, DOWN, FULL, SUSPECT, UP, healing, raising
 from tests.meta.running import sum_of
@@ -104,19 +106,41 @@ async def test_walking_over_a_dead_servers_blocks_again_costs_nothing(reactor: A
 
 
 @on_reactor
-async def test_fewest_remaining_replicas_come_first(reactor: Any, tmp_path: Path) -> None:
-    """In whatever order they were noted: it is among the first four, which are begun at once."""
+async def test_a_dead_servers_blocks_are_walked_over_once_a_round(
+    reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many batches of them are repaired in it."""
+    monkeypatch.setattr("filefly.meta.repair._WALKED_AT_ONCE", 10)
+    monkeypatch.setattr("filefly.meta.repair._BATCH", 2)
+    walked: list[Place] = []
+
+    def noting(connection: Any, server: int, after: Place, limit: int) -> list[Place]:
+        walked.append(after)
+        return places_on(connection, server, after, limit)
+
+    monkeypatch.setattr("filefly.meta.repair.places_on", noting)
     async with healing(reactor, tmp_path) as run:
-        two = run.store("two", DATA * 12, (1, 2), replicas=3)
+        stored = run.store("a", DATA * 20, (1, 2))
+        run.cluster.become(s2=AWAY)
+        await run.heal(1)
+        assert 20 == len(run.cluster.copies())
+        assert [FIRST, *(Place(stored.generation, position) for position in (9, 19))] == walked
+
+
+@on_reactor
+async def test_fewest_remaining_replicas_come_first(reactor: Any, tmp_path: Path) -> None:
+    """In whatever order they were noted: it is among the first, which are begun at once."""
+    async with healing(reactor, tmp_path) as run:
+        two = run.store("two", DATA * 40, (1, 2), replicas=3)
         one = run.store("one", DATA, (1, 2), replicas=3)
-        for position in range(12):
+        for position in range(40):
             run.note(two, position)
         run.lose(2, "one-0")
         done(run.database, mark, Place(one.generation, 0), 2, "missing")
         await run.heal()
         copied = [block_id for _, _, block_id in run.cluster.copies()]
-        assert 14 == len(copied)
-        assert copied.index("one-0") < 4
+        assert 42 == len(copied)
+        assert copied.index("one-0") < _AT_ONCE
 
 
 @on_reactor
@@ -135,7 +159,7 @@ async def test_a_second_loss_is_noticed_during_a_long_repair(reactor: Any, tmp_p
         await run.heal(1)
         copied = [block_id for _, _, block_id in run.cluster.copies()]
         assert 101 == len(copied)
-        assert copied.index("worse-0") < 64 + 10
+        assert copied.index("worse-0") < 64 + _AT_ONCE
         assert [4, 3] == [len(run.block(each).good) for each in (stored, worse)]
 
 

@@ -9,8 +9,10 @@ from twisted.python.failure import Failure
 
 from filefly.catalog.endings import delete_file
 from filefly.catalog.inventory import forget_data_server
-from filefly.catalog.replicas import Place, forget_replicas, mark, note_repairs, plan_copy
+from filefly.catalog.repairs import Place, note_repairs
+from filefly.catalog.replicas import forget_replicas, mark, plan_copy
 from filefly.meta.placement import next_step
+from filefly.meta.repair import _AT_ONCE
 from filefly.wire.messages import MAX_BLOCK_SIZE
 from tests.catalog.catalogs import done, store
 from tests.meta.healing import AWAY, RATE, UP, healing, once
@@ -176,7 +178,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_repair(reactor: Any, tmp_
         run.repairer._next_copy = 10.0**9
         paced = Deferred.fromCoroutine(run.repairer._pace(7))
         assert not paced.called
-        run.clock.advance(4 * MAX_BLOCK_SIZE / RATE)
+        run.clock.advance(_AT_ONCE * MAX_BLOCK_SIZE / RATE)
         assert paced.called
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from filefly.catalog.plans import Commit, StoredReplicas, commit_plan
-from filefly.catalog.replicas import Place, mark
+from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
+from filefly.catalog.repairs import Place
+from filefly.catalog.replicas import mark
 from filefly.errors import DiskFull, Unavailable
 from tests.catalog.catalogs import DUE, MODIFIED, done, ids_of, plan
 from tests.meta.healing import AWAY, DOWN, FULL, UP, healing, once, raising

@@ -7,7 +7,8 @@ import pytest
 
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file
-from filefly.catalog.plans import PlanBlock, open_plans, replace_replica
+from filefly.catalog.planning import replace_replica
+from filefly.catalog.plans import PlanBlock, open_plans
 from filefly.errors import Conflict, NotFound, Unavailable
 from tests.catalog.catalogs import (
     DUE,

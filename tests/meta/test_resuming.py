@@ -8,7 +8,8 @@ import pytest
 
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, rename_file
-from filefly.catalog.plans import committed_plan, newest_explicit_plan, open_plans
+from filefly.catalog.planning import newest_explicit_plan
+from filefly.catalog.plans import committed_plan, open_plans
 from filefly.errors import Conflict
 from tests.caller import Caller, calling
 from tests.catalog.catalogs import DUE, commit, done, ended, opened, plan, seen, store

@@ -7,7 +7,8 @@ from twisted.python.failure import Failure
 
 from filefly.catalog.database import Database
 from filefly.catalog.inventory import forget_data_server
-from filefly.catalog.replicas import FIRST, Place, forget_replicas
+from filefly.catalog.repairs import FIRST, Place
+from filefly.catalog.replicas import forget_replicas
 from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
 from filefly.errors import FileFlyError, Internal, TimedOut, Unavailable
 from tests.catalog.catalogs import done, plan, seen

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, gathe
 
 from filefly.catalog.database import Change
 from filefly.catalog.endings import delete_file
-from filefly.catalog.plans import open_plans, plan_file
+from filefly.catalog.planning import plan_file
+from filefly.catalog.plans import open_plans
 from filefly.errors import Internal, NotFound, Unavailable
 from filefly.meta.transactions import Transactions
 from tests.catalog.catalogs import DUE, new_plan, open_catalog

@@ -8,7 +8,8 @@ from twisted.python.failure import Failure
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, due_trash, undelete_file
 from filefly.catalog.inventory import catalog_row
-from filefly.catalog.plans import committed_plan, open_plans, touch_plan
+from filefly.catalog.planning import touch_plan
+from filefly.catalog.plans import committed_plan, open_plans
 from filefly.catalog.schema import trash
 from filefly.meta.running_time import RunningTime
 from filefly.meta.trash import TrashCollector

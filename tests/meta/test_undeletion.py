@@ -2,7 +2,8 @@ from pathlib import Path
 from typing import Any
 
 from filefly.catalog.endings import delete_file
-from filefly.catalog.replicas import Place, due_repairs, mark
+from filefly.catalog.repairs import Place, due_repairs
+from filefly.catalog.replicas import mark
 from filefly.catalog.undeletion import bring_back
 from tests.catalog.catalogs import DUE, done, opened, seen, store
 from tests.meta.checked import DATA, waiting_for_repair

@@ -374,7 +374,7 @@ LARGE = {
     "20 MiB of keys": b"{" + b",".join(b'"%d":0' % number for number in range(1_700_000)) + b"}",
     "20 MiB of open brackets": b"[" * (20 * MIB),
     "20 MiB of open objects": b'{"":' * (5 * MIB),
-    "20 MiB of digits": b'{"command":"ping","x":' + b"9" * (20 * MIB) + b"}",
+    "20 MiB of digits": b'{"command":"list_files","limit":' + b"9" * (20 * MIB) + b"}",
     "20 MiB of fraction": b'{"command":"list_files","limit":0.' + b"9" * (20 * MIB) + b"}",
     "23 MiB of an unknown command": b'{"command":"' + b"x" * (23 * MIB) + b'"}',
     "23 MiB of escapes": b'{"command":"' + rb"\u00e9" * (23 * MIB // 6) + b'"}',
