@@ -18,6 +18,10 @@ from benchmarks.report import as_json, line, markdown
 
 _FOLDER = Path(__file__).parent
 _SIZES = {"full": FULL, "quick": QUICK, "tiny": TINY}
+_PATH = click.Path(path_type=Path, resolve_path=True)  # what is started has folders of its own
+_SIZE_HELP = (
+    "full: gigabytes, half an hour; quick: a quarter and less; tiny: to see that all runs, its figures say nothing."
+)
 
 
 def _names(known: Collection[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -35,14 +39,13 @@ def _names(known: Collection[str]) -> Callable[[click.Context, click.Parameter, 
 @click.command()
 @click.option("--cases", callback=_names(CASES), default=",".join(CASES), show_default=True, help="What to measure.")
 @click.option("--where", callback=_names([DISK, SHM]), default=f"{DISK},{SHM}", show_default=True, help="Where to.")
-@click.option("--disk", type=click.Path(path_type=Path), default=_FOLDER / ".work", help="A folder on the disk.")
-@click.option("--shm", type=click.Path(path_type=Path), default=Path("/dev/shm"), help="A folder in memory.")
+@click.option("--disk", type=_PATH, default=_FOLDER / ".work", help="A folder on the disk.")
+@click.option("--shm", type=_PATH, default=Path("/dev/shm"), help="A folder in memory.")
 @click.option("--pairs", type=click.IntRange(1), default=5, show_default=True, help="Counted pairs of runs.")
-@click.option("--full", "size", flag_value="full", default=True, help="Gigabytes: half an hour.")
-@click.option("--quick", "size", flag_value="quick", help="A quarter of that and less.")
-@click.option("--tiny", "size", flag_value="tiny", help="Only to see that everything runs; the figures say nothing.")
-@click.option("--weed", type=click.Path(path_type=Path), default=_FOLDER / ".weed-venv/bin/weed", help="SeaweedFS.")
-@click.option("--output", type=click.Path(path_type=Path), default=_FOLDER / "results", help="Folder of the results.")
+@click.option("--size", type=click.Choice(list(_SIZES)), default="full", show_default=True, help=_SIZE_HELP)
+@click.option("--quick", is_flag=True, help="The same as --size quick.")
+@click.option("--weed", type=_PATH, default=_FOLDER / ".weed-venv/bin/weed", help="SeaweedFS.")
+@click.option("--output", type=_PATH, default=_FOLDER / "results", help="Folder of the results.")
 def main(
     cases: Sequence[str],
     where: Sequence[str],
@@ -50,6 +53,7 @@ def main(
     shm: Path,
     pairs: int,
     size: str,
+    quick: bool,
     weed: Path,
     output: Path,
 ) -> None:
@@ -59,7 +63,7 @@ def main(
     found = facts(folders, weed)
     rows = []
     try:
-        for row in _measured(cases, folders, _SIZES[size], pairs, weed if weed.exists() else None):
+        for row in _measured(cases, folders, QUICK if quick else _SIZES[size], pairs, weed if weed.exists() else None):
             click.echo(line(row))
             rows.append(row)
     except Failed as failed:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_every_case_measures_filefly_on_the_disk_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Each case has figures, SeaweedFS or not; the folder of the run and all its processes are gone."""
     work, results = tmp_path / "work", tmp_path / "results"
-    options = ["--tiny", "--pairs", "1", "--where", "disk"]
+    options = ["--size", "tiny", "--pairs", "1", "--where", "disk"]
     folders: list[str | Path] = ["--disk", work, "--output", results, "--weed", tmp_path / "there is none"]
     command = [sys.executable, "-m", "benchmarks", *options, *folders]
 
