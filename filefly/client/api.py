@@ -28,7 +28,7 @@ from filefly.client.uploads import Upload
 from filefly.errors import FileFlyError
 from filefly.threads import WorkerPool
 from filefly.wire.address import host_of
-from filefly.wire.framing import SendingGate
+from filefly.wire.gates import SendingGate
 from filefly.wire.messages import (
     Attributes,
     DataServerList,

@@ -24,8 +24,7 @@ from zope.interface import implementer
 
 from filefly.errors import PayloadEnded, TooLarge
 from filefly.units import KIB, MIB
-from filefly.wire.gates import Rest
-from filefly.wire.gates import SendingGate as SendingGate  # the client's consumers use it, too
+from filefly.wire.gates import Rest, SendingGate
 from filefly.wire.lending import LentSocket, can_be_lent
 
 DEFAULT_MAX_LINE = 24 * MIB
