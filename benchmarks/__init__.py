@@ -8,7 +8,7 @@
 | `place` | where a run works (on the disk, in memory), and the systems that run there |
 | `cluster`, `seaweed` | FileFly and SeaweedFS as processes |
 | `processes` | starting, timing and surely ending processes |
-| `load/` | programs that run as processes of their own: load generator, bare loop, pump |
+| `load/` | programs that run as processes of their own: load generators, bare loop, pump |
 | `report`, `plot`, `machine` | the tables, the picture, the facts of the machine |
 
 The sides of a row run A B A B ...: first a pair that does not count, then the counted ones. What one run left is

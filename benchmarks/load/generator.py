@@ -1,6 +1,6 @@
 """Load on one server over raw sockets, cheap enough to leave the machine to the server.
 
-Usage: python -m benchmarks.load.generator WORK HOST:PORT --count N   (see `works` for what WORK can be)
+Usage: python -m benchmarks.load.generator store|retrieve|pairs HOST:PORT --count N   (see `works`)
 
 Each connection has `--depth` *scripts* under way: generators that yield a request and are sent its reply. As replies
 come in the order of the requests, a connection is a queue of scripts that wait. Every reply is checked by its script.
@@ -106,17 +106,21 @@ class Conversation:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
 
 
+def connect(address: str) -> socket.socket:
+    """Connect to a server, ready for a conversation."""
+    host, _colon, port = address.rpartition(":")
+    connected = socket.create_connection((host, int(port)))
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setblocking(False)
+    return connected
+
+
 def run(address: str, work: Work, connections: int, depth: int) -> dict[str, Any]:
     """Do all of `work`; return how fast it went and how long the requests took."""
-    host, _colon, port = address.rpartition(":")
     latencies = array("d")
     scripts = work.scripts()
-    conversations = {}
-    for _number in range(connections):
-        connected = socket.create_connection((host, int(port)))
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected.setblocking(False)
-        conversations[connected.fileno()] = Conversation(connected, latencies, scripts)
+    sockets = [connect(address) for _number in range(connections)]
+    conversations = {each.fileno(): Conversation(each, latencies, scripts) for each in sockets}
     begun = time.perf_counter()
     _drive(conversations, depth)
     seconds = time.perf_counter() - begun
@@ -154,14 +158,12 @@ def _in_milliseconds(latencies: "array[float]") -> dict[str, float]:
 def main() -> None:
     """Do the work that the arguments name and print the figures as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=sorted(WORKS))
+    parser.add_argument("work", choices=("store", "retrieve", "pairs"))
     parser.add_argument("address")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--prefix", default="block")
-    parser.add_argument("--names", type=int, default=0, help="how many files are in the catalog")
-    parser.add_argument("--page", type=int, default=0, help="how many files are listed at once")
     given = parser.parse_args()
     work = WORKS[given.work](given)
     print(json.dumps(run(given.address, work, given.connections, given.depth)))

@@ -7,7 +7,7 @@
 | `pairs` | `store_file`, and then `complete_file` of that plan | metadata |
 | `plan` | `store_file` | metadata |
 | `metadata` | `get_metadata` of a file of the catalog, at random | metadata |
-| `list` | a page of `--page` files after one of the catalog, at random | metadata |
+| `list` | a page of `page` files after one of the catalog, at random | metadata |
 
 Requests are encoded before the clock starts, except those that depend on a reply.
 """

@@ -6,9 +6,11 @@ from argparse import Namespace
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 import pytest
 
+from benchmarks.load.alternation import alternate
 from benchmarks.load.generator import Conversation, Wrong
 from benchmarks.load.works import BLOCK_SIZE, WORKS, Unexpected, Work, block
 
@@ -122,3 +124,26 @@ def test_a_page_has_to_be_full() -> None:
         server.sendall(json.dumps({"status": "ok", "files": [{}] * 9}, separators=(",", ":")).encode() + b"\n")
         with pytest.raises(Unexpected):
             client.receive()
+
+
+def test_two_servers_are_asked_in_turn_and_each_has_its_own_median() -> None:
+    """Each is asked as much as the other, and not before the other has answered."""
+    asked: list[str] = []
+
+    def answer(name: str, server: socket.socket) -> None:
+        for _number in range(GIVEN.count):
+            server.recv(64 * 1024)
+            asked.append(name)
+            server.sendall(OK)
+
+    work = WORKS["store"](GIVEN)
+    with conversation(work) as (first, one), conversation(work) as (second, other):
+        threads = [Thread(target=answer, args=each) for each in (("one", one), ("other", other))]
+        for thread in threads:
+            thread.start()
+        medians = alternate([first, second], [work, work])
+        for thread in threads:
+            thread.join()
+
+    assert ["other", "one", "one", "other", "other", "one"] == asked
+    assert [sorted(each.latencies)[1] for each in (first, second)] == medians

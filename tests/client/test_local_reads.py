@@ -209,3 +209,9 @@ def test_a_file_that_became_shorter_is_said_to_be(tmp_path: Path) -> None:
     file = OpenBlock(os.open(tmp_path / "short", os.O_RDONLY))
     with pytest.raises(Unavailable, match="cut short"):
         file.read(len(DATA), lambda _chunks: None)
+
+
+def test_what_is_no_file_is_not_read() -> None:
+    """A device might have no end, or never answer."""
+    with pytest.raises(Unavailable, match="no file"):
+        OpenBlock(os.open("/dev/zero", os.O_RDONLY)).read(1, lambda _chunks: None)
