@@ -93,9 +93,8 @@ async def send_open_file(request: Retrieve, conversation: Conversation, in_threa
         raise BadRequest("descriptor is for the data server's local socket; over TCP ask for raw")
     block = await in_thread(store.open, request.block_id)
     try:
-        await conversation.flushed()  # the file goes with the next byte that is sent: that of its own line
         if conversation.lost is None:
-            transport.sendFileDescriptor(block.fileno())
+            transport.sendFileDescriptor(block.fileno())  # with the next byte: all before it was sent
         await conversation.send(encode(BlockSum(size=block.size)) + b"\n")
     finally:
         await in_thread(block.close)

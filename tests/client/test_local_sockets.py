@@ -20,7 +20,7 @@ from filefly.wire.address import listening_endpoint
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Ping, Pong, Reply, Request
 from tests.client.clusters import pooling
-from tests.client.faults import flip_every_bulk, proxy_of, replace, say_instead
+from tests.client.faults import cut_after, flip_every_bulk, proxy_of, replace, say_instead
 from tests.client.local import DATA, fetching
 from tests.client.scripted import ScriptedData, always, for_the_first
 from tests.meta.running import data_node
@@ -110,6 +110,21 @@ async def test_a_data_server_that_goes_away_is_asked_again(reactor: Any) -> None
         with pytest.raises(Unreachable):
             await local_reads.socket_of(server.address)
         assert None is not await local_reads.socket_of(server.address)
+
+
+@on_reactor
+async def test_a_data_server_that_stops_is_asked_again(reactor: Any, tmp_path: Path) -> None:
+    """It has closed the connection in good order, but has not answered."""
+    async with (
+        data_node(reactor, tmp_path, local_reads=True) as node,
+        proxy_of(reactor, node.port) as proxy,
+        pooling(reactor) as pool,
+    ):
+        proxy.faults = [cut_after(0)]
+        local_reads = LocalReads(pool)
+        with pytest.raises(Unreachable):
+            await local_reads.socket_of(proxy.address)
+        assert None is not await local_reads.socket_of(proxy.address)
 
 
 # Local sockets that are not as they should be

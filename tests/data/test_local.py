@@ -23,7 +23,7 @@ from tests.caller import Caller, calling
 from tests.data.disks import take
 from tests.data.running import DIGITS, HeldDisk, Running, error, give_unique_id, running
 from tests.descriptors import none_left
-from tests.on_reactor import on_reactor
+from tests.on_reactor import next_turn, on_reactor
 
 OPTIONS = {"max-block-size": 1000, "max-line": 1000, "reserve": 0, "disk-threads": 1}
 
@@ -172,6 +172,22 @@ async def test_a_client_that_goes_before_its_file_came_leaves_none_open(reactor:
         async with calling_locally(reactor, name_of(server)) as caller:
             caller.tell(command="retrieve", block_id="a-0", descriptor=True)
             await disk.begun
+        disk.go_on.set()
+
+
+@on_reactor
+async def test_a_connection_that_is_lost_before_its_file_came_leaves_none_open(reactor: Any, tmp_path: Path) -> None:
+    """As where the client has not even read the last reply."""
+    disk = HeldDisk(reactor, "open")
+    async with none_left(), running(reactor, tmp_path, disk, local_reads=True) as server:
+        server.put("a-0", DIGITS)
+        async with calling_locally(reactor, name_of(server)) as caller:
+            caller.transport.pauseProducing()
+            caller.tell(command="make_coffee")
+            caller.tell(command="retrieve", block_id="a-0", descriptor=True)
+            await disk.begun
+        while not all(conversation.lost for conversation in server.factory.conversations):
+            await next_turn()
         disk.go_on.set()
 
 
