@@ -1,7 +1,6 @@
 """FileFly as a user runs it: `twistd` daemons and whole `filefly-client` processes."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from benchmarks.processes import BIN, Command, Daemon, Failed, Processes, output_of, timed, wait_until
+from benchmarks.processes import BIN, Command, Daemon, Failed, Processes, timed, wait_until
 
 _LISTENING = r"is listening on (\S+:\d+)"
 _CLEARED_SECONDS = 300.0  # blocks are deleted once a second, batch by batch
@@ -70,11 +69,6 @@ def _address(daemon: Daemon) -> str:
     found = daemon.said(_LISTENING)
     assert found is not None
     return found[1]
-
-
-def knows_workers() -> bool:
-    """Whether a data server can be several processes."""
-    return re.search(r"--workers\b", output_of([*TWISTD, "filefly-data", "--help"])) is not None
 
 
 @define(eq=False)

@@ -8,7 +8,7 @@ from benchmarks.report import as_json, line, markdown
 
 UP = Row("up", "1 GiB up", "disk", "MiB/s", [400.0, 500.0, 450.0], "dd", [500.0] * 3, at_least(0.7))
 TINY = Row("tiny", "1 KiB up", "disk", "ms", [42.0], "import", [20.0], at_most(2.0), at_most(50))
-WORKERS = Row("retrieve", "2 processes", "shm", note="there is no --workers")
+WORKERS = Row("retrieve", "2 processes", "shm", note="it was not tried")
 GROWTH = Row("scaling", "1 MiB up", "disk", "ns/byte", [3.5])
 
 
@@ -38,9 +38,9 @@ def test_what_has_no_bound_is_told_in_tables_of_its_own_without_empty_columns() 
         "",
         "### Beside them",
         "",
-        "| case        | where | FileFly               |",
-        "| ----------- | ----- | --------------------- |",
-        "| 2 processes | shm   | there is no --workers |",
+        "| case        | where | FileFly          |",
+        "| ----------- | ----- | ---------------- |",
+        "| 2 processes | shm   | it was not tried |",
         "",
         "cores: 2.",
     ]

@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def test_what_was_dropped_from_memory_is_not_read(put: Callable[[str, bytes], by
         os.fsync(file.fileno())
         Disk().drop_cached(file.fileno())
     assert LinuxDisk().read_in_memory(path, 64 * KIB) is None
+
+
+def test_a_file_in_tmpfs_is_read() -> None:
+    """It lies in memory, whatever was dropped."""
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("this system has no /dev/shm")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(DIGITS)
+        file.flush()
+        Disk().drop_cached(file.fileno())
+        assert [DIGITS, None] == [LinuxDisk().read_in_memory(os.fsencode(file.name), most) for most in (10, 9)]
 
 
 def test_what_is_no_file_is_not_read(put: Callable[[str, bytes], bytes], tmp_path: Path) -> None:
