@@ -4,6 +4,7 @@ To wake up a thread costs more than many a job (60 us for a hop to one of twiste
 that are awake take the interpreter's lock from each other at each system call. So while jobs are quick, those that are
 asked for in one turn of the reactor are handed over together at its end, to a single thread, which tells the reactor
 when it has done all that are there. Jobs that take their time, as those do that wait for a disk, have a thread each.
+But threads that take the lock from each other make quick jobs look slow, so from time to time it is tried anew.
 """
 
 from collections import deque
@@ -25,6 +26,9 @@ OnResult = Callable[[bool, Any], None]
 """Hears of what a job returned, or of its Failure."""
 
 _QUICK_SECONDS = 0.0005
+_SLOW_IN_A_ROW = 64
+"""After so many jobs that had a thread each, what comes next counts as quick until it shows that it is not."""
+_MOST_COUNTED_SECONDS = 0.004  # of one job: a single one that had to wait says little of the others
 _PATIENCE_SECONDS = 0.002
 """How long quick jobs wait for a thread that is at work on others, and the reactor for results that are there."""
 
@@ -46,6 +50,7 @@ class ThreadPool:
         self._threads: list[Thread] = []
         self._work: SimpleQueue[Job | None] = SimpleQueue()
         self._job_seconds = 0.0  # what a job takes, on average
+        self._slow = 0  # how many in a row had a thread each
         self._unfinished = 0
         self._asked: list[Job] = []  # quick ones, in this turn of the reactor
         self._together = 0  # how many there were in the last turn that had some
@@ -53,6 +58,7 @@ class ThreadPool:
         self._helping: Any = None
         self._lock = Lock()
         self._quick: deque[Job] = deque()  # under the lock, as is whether a thread sees to them
+        self._begun = 0  # how many of them were
         self._seen_to = False
         self._results: deque[tuple[OnResult, bool, Any]] = deque()
         self._told = False  # whether the reactor is going to look at them
@@ -79,12 +85,22 @@ class ThreadPool:
         job = partial(self._do_thd, on_result, function, args, kwargs)
         self._unfinished += 1
         alone = self._unfinished == 1 and self._together < 2
-        if alone or self._job_seconds > _QUICK_SECONDS:
+        if alone or self._are_slow():
             self._put(job)
             return
         if not self._asked:
             self._turn_end = self._reactor.callLater(0, self._hand_over)
         self._asked.append(job)
+
+    def _are_slow(self) -> bool:
+        if self._job_seconds <= _QUICK_SECONDS:
+            return False
+        self._slow += 1
+        if self._slow < _SLOW_IN_A_ROW:
+            return True
+        self._slow = 0
+        self._job_seconds = 0.0
+        return False
 
     def _put(self, work: Job) -> None:
         self._work.put(work)
@@ -102,13 +118,18 @@ class ThreadPool:
         if jobs and not seen_to:
             self._put(self._see_to_quick_thd)
         if self._quick and (self._helping is None or not self._helping.active()):
-            self._helping = self._reactor.callLater(_PATIENCE_SECONDS, self._help, self._most)
+            self._help_later(self._most)
 
-    def _help(self, most: int) -> None:
-        """Have one more thread see to the quick jobs, and `most` in time, if some still wait: one is not quick."""
+    def _help_later(self, most: int) -> None:
+        self._helping = self._reactor.callLater(_PATIENCE_SECONDS, self._help, most, self._begun)
+
+    def _help(self, most: int, begun: int) -> None:
+        """Have one more thread see to the quick jobs, and `most` in time, if none was begun meanwhile: not quick."""
         if self._quick and most:
-            self._put(self._see_to_quick_thd)
-            self._helping = self._reactor.callLater(_PATIENCE_SECONDS, self._help, most - 1)
+            if self._begun == begun:
+                self._put(self._see_to_quick_thd)
+                most -= 1
+            self._help_later(most)
 
     def _work_thd(self) -> None:
         while (work := self._work.get()) is not None:
@@ -124,6 +145,7 @@ class ThreadPool:
                     self._seen_to = False
                     return
                 job = self._quick.popleft()
+                self._begun += 1
             job()
             if perf_counter() - told > _PATIENCE_SECONDS:
                 told = perf_counter()
@@ -137,7 +159,8 @@ class ThreadPool:
             self._results.append((on_result, False, Failure()))
         else:
             self._results.append((on_result, True, result))
-        self._job_seconds += (perf_counter() - begun - self._job_seconds) / 16
+        seconds = min(perf_counter() - begun, _MOST_COUNTED_SECONDS)
+        self._job_seconds += (seconds - self._job_seconds) / 16
 
     def _tell_thd(self) -> None:
         if not self._told:

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock
 
 from filefly.errors import Unavailable
-from filefly.threads import WorkerPool
+from filefly.threads import ThreadPool, WorkerPool
 from tests.on_reactor import on_reactor
 from tests.peer import now
 
@@ -89,6 +90,52 @@ async def test_a_job_that_takes_long_does_not_hold_up_the_quick_ones_behind_it(r
     await pool(over.set)
     assert (True, 0) == (await waited, await quick)
     pool.stop()
+
+
+class StoppedReactor(Clock):
+    """A reactor that hears of nothing until it is told to."""
+
+    def callFromThread(self, *_: Any) -> None:  # noqa: N802 - as twisted has it
+        """Do nothing."""
+
+
+def test_a_thread_that_gets_on_is_not_helped() -> None:
+    """Two that take the interpreter's lock from each other are slower than one; one that is stuck is helped."""
+    clock = StoppedReactor()
+    pool = ThreadPool(clock, 4, "disk")
+    begun, going = ([threading.Event() for _ in range(4)] for _ in range(2))
+
+    def job(number: int) -> None:
+        begun[number].set()
+        going[number].wait(30)
+
+    for number in range(4):  # the first one has a thread to itself
+        pool.callInThreadWithCallback(lambda *_: None, job, number)
+    clock.advance(0)
+    going[1].set()
+    assert begun[2].wait(30)
+    clock.advance(0.002)
+    threads = len(pool._threads)
+    clock.advance(0.002)
+    helped = begun[3].wait(30)
+    for event in going:
+        event.set()
+    pool.stop()
+    assert (2, True) == (threads, helped)
+
+
+def test_what_looked_slow_is_tried_anew() -> None:
+    """It may have waited for the interpreter's lock only."""
+    pool = ThreadPool(StoppedReactor(), 1, "disk")
+    over = threading.Event()
+    pool.callInThreadWithCallback(lambda *_: None, over.wait, 30)
+    pool._job_seconds = 1.0
+    for _ in range(64):
+        pool.callInThreadWithCallback(lambda *_: None, int)
+    quick = len(pool._asked)
+    over.set()
+    pool.stop()
+    assert 1 == quick
 
 
 @on_reactor
