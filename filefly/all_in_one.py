@@ -15,6 +15,8 @@ from filefly.meta.tap import META_PARAMETERS, check_meta_options, meta_service, 
 from filefly.wire.address import HostPort, parse_host_port
 
 NAME = "filefly"
+_SHARED = {parameter[0] for parameter in META_PARAMETERS}
+"""Options of both servers, which stand here once."""
 
 
 class Options(UsageOptions):
@@ -36,7 +38,7 @@ class Options(UsageOptions):
             positive,
         ],
         *META_PARAMETERS,
-        *(parameter for parameter in DATA_PARAMETERS if parameter[0] != "max-line"),
+        *(parameter for parameter in DATA_PARAMETERS if parameter[0] not in _SHARED),
     ]
     optFlags: ClassVar[Sequence[Sequence[Any]]] = DATA_FLAGS
 

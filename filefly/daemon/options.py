@@ -1,10 +1,12 @@
 """Option values as both daemons take them. For use in `makeService`: each check ends the process with a sentence."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from filefly.daemon.limits import DEFAULT_CONNECTIONS, DEFAULT_CONNECTIONS_PER_ADDRESS
 from filefly.daemon.service import refuse
 from filefly.units import parse_duration, parse_size
 from filefly.wire.address import listening_endpoint
@@ -50,3 +52,16 @@ def bind(reactor: Any, daemon: str, address: str) -> IStreamServerEndpoint:
     except OSError as error:
         cause = str(error.strerror).partition(" (while ")[0]  # create_server repeats the address
         refuse(daemon, f"cannot listen on {address}: {cause}; stop what uses it, or name another --addr")
+
+
+CONNECTION_PARAMETERS: Sequence[Sequence[Any]] = [
+    ["max-connections", None, DEFAULT_CONNECTIONS, "Most connections at once.", positive],
+    [
+        "max-connections-per-address",
+        None,
+        DEFAULT_CONNECTIONS_PER_ADDRESS,
+        "Most connections at once from one address.",
+        positive,
+    ],
+]
+"""What every form of a server takes."""

@@ -8,7 +8,8 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from filefly.errors import FileFlyError, Internal, TooLarge
+from filefly.daemon.limits import ConnectionLimits
+from filefly.errors import Busy, FileFlyError, Internal, TooLarge
 from filefly.wire.batches import MAX_BATCH_BYTES, StoreBlocks
 from filefly.wire.codec import CommandTable, RequestDecoder, encode, error_reply
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
@@ -42,8 +43,10 @@ class ServerProtocol(Conversation):
     log = Logger()
     factory: "ServerFactory"
 
-    def __init__(self, clock: Any, verbs: Verbs, decoder: RequestDecoder, max_line: int) -> None:
+    def __init__(self, clock: Any, verbs: Verbs, decoder: RequestDecoder, max_line: int, host: str) -> None:
         super().__init__(clock, max_line)
+        self.host = host
+        """Where the connection comes from."""
         self._verbs = verbs
         self._understand = decoder.understand
         self._in_a_row = 0
@@ -54,11 +57,13 @@ class ServerProtocol(Conversation):
     def connectionMade(self) -> None:
         """Begin to answer."""
         super().connectionMade()
+        self.factory.limits.enter(self.host)
         self.factory.conversations[self] = Deferred.fromCoroutine(self._converse())
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 - Twisted's signature
         """Let the conversation end."""
         super().connectionLost(reason)
+        self.factory.limits.leave(self.host)
         self._gone.callback(None)
 
     def leave(self) -> None:
@@ -140,20 +145,42 @@ class ServerProtocol(Conversation):
         return self.send(encode(reply) + b"\n")
 
 
+class _Refusal(Conversation):
+    """Tells one connection too many why it is closed."""
+
+    def __init__(self, clock: Any, error: Busy) -> None:
+        super().__init__(clock)
+        self._error = error
+
+    def connectionMade(self) -> None:
+        """Say so, and close."""
+        super().connectionMade()
+        self.send(encode(error_reply(self._error)), b"\n")
+        self.close()
+
+
 class ServerFactory(Factory):
-    """Makes a ServerProtocol for each connection and knows those that are alive."""
+    """Makes a ServerProtocol for each connection that the limits allow, and knows those that are alive."""
 
     noisy = False
 
-    def __init__(self, clock: Any, verbs: Verbs, max_line: int = DEFAULT_MAX_LINE) -> None:
+    def __init__(
+        self, clock: Any, verbs: Verbs, max_line: int = DEFAULT_MAX_LINE, limits: ConnectionLimits | None = None
+    ) -> None:
         self._clock = clock
         self._verbs = verbs
         self._decoder = RequestDecoder(verbs.commands)
         self._max_line = max_line
+        self.limits = limits or ConnectionLimits()
         self.conversations: dict[ServerProtocol, Deferred[None]] = {}
 
-    def buildProtocol(self, addr: Any) -> ServerProtocol:  # type: ignore[override]  # its bound is private to Twisted
+    def buildProtocol(self, addr: Any) -> Conversation:
         """Make the server's end of a new connection."""
-        protocol = ServerProtocol(self._clock, self._verbs, self._decoder, self._max_line)
+        host = getattr(addr, "host", "this machine")  # a Unix socket's has none
+        try:
+            self.limits.check(host)
+        except Busy as error:
+            return _Refusal(self._clock, error)
+        protocol = ServerProtocol(self._clock, self._verbs, self._decoder, self._max_line, host)
         protocol.factory = self
         return protocol

@@ -1,6 +1,7 @@
 """A daemon's life: start what it needs after twistd has forked, listen, and stop in order."""
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
@@ -57,6 +58,13 @@ class DaemonService(Service):
         host = port.getHost()
         address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
         self.log.info("{daemon} is listening on {address}", daemon=self._daemon, address=address)
+        if isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback:
+            self.log.warn(
+                "{daemon}: whoever reaches {address} can read, overwrite and delete everything; where that is not a"
+                " private network, listen on 127.0.0.1 (--addr) or keep others out with a firewall",
+                daemon=self._daemon,
+                address=address,
+            )
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when all is over."""

@@ -10,7 +10,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from filefly.daemon.options import absolute, bind, positive, room, size
+from filefly.daemon.limits import ConnectionLimits, allow_many_files
+from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, positive, room, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, refuse
 from filefly.data.blocks import BlockStore
@@ -32,6 +33,7 @@ DATA_PARAMETERS: Sequence[Sequence[Any]] = [
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
     ["reserve", None, 1024 * MIB, "Room to leave free; below it new blocks are refused: 0, 512MiB, 1GiB.", room],
     ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
+    *CONNECTION_PARAMETERS,
 ]
 DATA_FLAGS: Sequence[Sequence[Any]] = [
     ["no-local-reads", None, "Hand out no open files to clients on this machine: they get bytes, over TCP."],
@@ -81,10 +83,11 @@ def take_storage(daemon: str, folder: Path) -> Storage:
 
 def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
     """Return the data server of `storage`; `options` has those of DATA_PARAMETERS and DATA_FLAGS."""
+    allow_many_files()
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
     store = BlockStore(storage, system_disk(), options["max-block-size"], options["reserve"])
     server = DataServer(store, disk_pool, reactor)
     if not options["no-local-reads"]:
         endpoint = WithLocalSocket(reactor, endpoint, storage.storage_id, server.listens_beside)
-    factory = ServerFactory(reactor, server, options["max-line"])
+    factory = ServerFactory(reactor, server, options["max-line"], ConnectionLimits.of(options))
     return DaemonService(reactor, NAME, endpoint, factory, [disk_pool, server])

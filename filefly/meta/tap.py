@@ -16,7 +16,8 @@ from filefly.catalog.database import Database, open_database
 from filefly.catalog.inventory import catalog_row, take_data_servers
 from filefly.catalog.schema import CatalogUnusable
 from filefly.catalog.snapshots import Snapshots, catalog_file
-from filefly.daemon.options import absolute, bind, duration, positive, size
+from filefly.daemon.limits import ConnectionLimits, allow_many_files
+from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, duration, positive, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService, Part, refuse
 from filefly.meta.administration import Administration
@@ -62,6 +63,7 @@ META_PARAMETERS: Sequence[Sequence[Any]] = [
         duration,
     ],
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 data.", size],
+    *CONNECTION_PARAMETERS,
 ]
 """What every form of the metadata server takes."""
 
@@ -146,6 +148,7 @@ def meta_service(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> DaemonService:
     """Return the metadata server of an open catalog with the data servers `listed` (address to advertised address)."""
+    allow_many_files()
     compute = WorkerPool(reactor, "compute", 2)
     transactions = Transactions(reactor, database)
     cluster = Cluster(reactor, compute, lambda block_id, address: checker.hint(block_id, address))
@@ -195,5 +198,5 @@ def meta_service(
     cluster.take(rows)
     database.close_connections()
     parts: list[Part] = [compute, transactions, cluster, health, checker, trash, repairer, scrubber, backups]
-    factory = ServerFactory(reactor, server, options["max-line"])
+    factory = ServerFactory(reactor, server, options["max-line"], ConnectionLimits.of(options))
     return DaemonService(reactor, NAME, endpoint, factory, parts)

@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import STOP_DEADLINE_SECONDS, DaemonService, refuse
@@ -169,3 +170,18 @@ def test_refusing_ends_the_process_with_one_sentence() -> None:
     with pytest.raises(SystemExit) as caught:
         refuse("filefly-data", "there is no disk")
     assert "filefly-data: there is no disk" == caught.value.code
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", 0), ("127.0.0.2", 0), ("0.0.0.0", 1), ("", 1)])
+@on_reactor
+async def test_who_listens_on_a_network_is_warned_once(reactor: Any, host: str, warned: int) -> None:
+    """An open server is for those who can be trusted; the sentence says what to do."""
+    clock = Clock()
+    endpoint = listening_endpoint(reactor, f"{host}:0")
+    service = DaemonService(clock, "filefly-test", endpoint, ServerFactory(clock, SlowVerbs()), [])
+    with capturedLogs() as events:
+        service.startService()
+    await service.stopService()
+    told = [formatEvent(event) for event in events if "log_level" in event and event["log_level"] is LogLevel.warn]
+    assert warned == len(told)
+    assert all("can read, overwrite and delete everything" in sentence for sentence in told)

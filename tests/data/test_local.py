@@ -25,7 +25,14 @@ from tests.data.running import DIGITS, HeldDisk, Running, error, give_unique_id,
 from tests.descriptors import none_left
 from tests.on_reactor import next_turn, on_reactor
 
-OPTIONS = {"max-block-size": 1000, "max-line": 1000, "reserve": 0, "disk-threads": 1}
+OPTIONS = {
+    "max-block-size": 1000,
+    "max-line": 1000,
+    "reserve": 0,
+    "disk-threads": 1,
+    "max-connections": 9,
+    "max-connections-per-address": 9,
+}
 
 
 @implementer(IFileDescriptorReceiver)

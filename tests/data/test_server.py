@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 
 from filefly import __version__
 from filefly.daemon.service import STOP_DEADLINE_SECONDS
-from filefly.data.tap import data_service
+from filefly.data.tap import DATA_PARAMETERS, data_service
 from filefly.wire.address import listening_endpoint
 from tests.caller import calling
 from tests.data.disks import QuickDisk, WatchedDisk, take
@@ -435,7 +435,8 @@ async def test_a_peer_that_never_finishes_its_payload_is_cut_off(reactor: Any, t
 @on_reactor
 async def test_the_data_service_starts_and_stops(reactor: Any, tmp_path: Path) -> None:
     """The service that `twistd` runs serves blocks from its options, and can be started again."""
-    options = {"max-block-size": 1000, "max-line": 100, "reserve": 0, "disk-threads": 1, "no-local-reads": 0}
+    options = {parameter[0]: parameter[2] for parameter in DATA_PARAMETERS}
+    options |= {"max-block-size": 1000, "max-line": 100, "reserve": 0, "no-local-reads": 0}
     for n in range(2):
         storage = take(tmp_path)
         service = data_service(reactor, storage, listening_endpoint(reactor, "127.0.0.1:0"), options)

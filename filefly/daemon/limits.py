@@ -1,0 +1,56 @@
+"""How many connections a server takes, in all and from one address: nobody uses up what others need."""
+
+import resource
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from attrs import define, field
+
+from filefly.errors import Busy
+
+DEFAULT_CONNECTIONS = 4096
+DEFAULT_CONNECTIONS_PER_ADDRESS = 1024
+
+
+@define(eq=False)
+class ConnectionLimits:
+    """Counts the connections that are open, by the address they come from."""
+
+    most: int = DEFAULT_CONNECTIONS
+    most_per_address: int = DEFAULT_CONNECTIONS_PER_ADDRESS
+    _open: Counter[str] = field(factory=Counter, init=False)
+    _total: int = field(default=0, init=False)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "ConnectionLimits":
+        """Return the limits that the options of filefly.daemon.options.CONNECTION_PARAMETERS say."""
+        return cls(options["max-connections"], options["max-connections-per-address"])
+
+    def check(self, host: str) -> None:
+        """Raise Busy, with a sentence that names the limit, unless `host` may have one more connection."""
+        if self._total >= self.most:
+            raise Busy(f"the server has its limit of {self.most} connections (--max-connections); try again later")
+        if self._open[host] >= self.most_per_address:
+            limit = self.most_per_address
+            raise Busy(f"{host} has its limit of {limit} connections (--max-connections-per-address); close some")
+
+    def enter(self, host: str) -> None:
+        """Count a connection."""
+        self._open[host] += 1
+        self._total += 1
+
+    def leave(self, host: str) -> None:
+        """Count it no more."""
+        self._open[host] -= 1
+        self._total -= 1
+        if not self._open[host]:
+            del self._open[host]
+
+
+def allow_many_files() -> None:
+    """Let the process have as many open files, connections among them, as the system lets it ask for."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # then it has what it has
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
