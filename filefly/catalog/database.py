@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -149,15 +149,21 @@ def _unusable(url: str, error: Exception) -> CatalogUnusable:
 
 
 def _lock_file(database: str | None) -> int:
-    """Lock an SQLite catalog by a file beside it: closing one descriptor of the database drops SQLite's own locks."""
+    """Lock an SQLite catalog by a file beside it: closing one descriptor of the database drops SQLite's own locks.
+
+    A new catalog is made here, for no eyes but those of its owner and group: SQLite would let everybody read it.
+    """
     if not database or database == ":memory:":
         raise CatalogUnusable("an SQLite catalog needs a file: write sqlite:///catalog.sqlite")
     try:
-        return lock_file(f"{database}.lock")
+        lock = lock_file(f"{database}.lock")
     except BlockingIOError:
         raise CatalogUnusable(f"{database} is in use by another metadata server; stop that one first") from None
     except OSError as error:
         raise CatalogUnusable(f"cannot write beside the catalog {database}: {error.strerror}") from None
+    with suppress(OSError):  # what is wrong SQLite is about to tell
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    return lock
 
 
 def _engine_of(url: URL) -> Engine:

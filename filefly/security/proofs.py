@@ -1,0 +1,45 @@
+"""Proofs: two daemons show each other that they have the secret, and nothing of it.
+
+Each answers the other's random nonce with an HMAC-SHA256 (RFC 2104) of both nonces and its own part, so that an answer
+can neither be used again nor sent back.
+
+    asking    {"command":"prove","key_id":"...","nonce":"A"}
+    answering {"status":"ok","nonce":"B","proof":HMAC("answering", A, B)}
+    asking    {"command":"prove","proof":HMAC("asking", A, B)}
+    answering {"status":"ok"}
+"""
+
+import hmac
+import os
+from enum import StrEnum
+
+from filefly.errors import Unauthorized
+from filefly.security.keys import Key
+
+NONCE_BYTES = 16
+
+
+class Part(StrEnum):
+    """Who proves."""
+
+    ASKING = "asking"
+    ANSWERING = "answering"
+
+
+def new_nonce() -> str:
+    """Return a nonce, in hex."""
+    return os.urandom(NONCE_BYTES).hex()
+
+
+def prove(key: Key, part: Part, asking_nonce: str, answering_nonce: str) -> str:
+    """Return the proof, in hex, that whoever plays `part` has the key."""
+    said = "\n".join((part, asking_nonce, answering_nonce))
+    return hmac.digest(key.for_proofs, said.encode(), "sha256").hex()
+
+
+def check_proof(key: Key, part: Part, asking_nonce: str, answering_nonce: str, proof: str) -> None:
+    """Raise Unauthorized unless `proof` is what `prove` returns."""
+    if not hmac.compare_digest(
+        prove(key, part, asking_nonce, answering_nonce).encode(), proof.encode(errors="replace")
+    ):
+        raise Unauthorized("the proof is wrong: the daemons have different secrets (--secret-file)")
