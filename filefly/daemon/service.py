@@ -57,7 +57,6 @@ class DaemonService(Service):
         self._port = port
         host = port.getHost()
         address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
-        self.log.info("{daemon} is listening on {address}", daemon=self._daemon, address=address)
         if isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback:
             self.log.warn(
                 "{daemon}: whoever reaches {address} can read, overwrite and delete everything; where that is not a"
@@ -65,6 +64,7 @@ class DaemonService(Service):
                 daemon=self._daemon,
                 address=address,
             )
+        self.log.info("{daemon} is listening on {address}", daemon=self._daemon, address=address)
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when all is over."""
