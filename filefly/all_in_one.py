@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from filefly.daemon.limits import allow_many_files
 from filefly.daemon.options import absolute, bind, positive
 from filefly.daemon.service import refuse
 from filefly.data.tap import DATA_FLAGS, DATA_PARAMETERS, data_service, take_storage
@@ -68,6 +69,7 @@ def makeService(options: Options) -> IService:
     """Take the folders and the ports, and return the daemons; ends the process with a sentence if it cannot."""
     from twisted.internet import reactor
 
+    allow_many_files()
     root = absolute(options["root"])
     try:
         root.mkdir(mode=0o750, exist_ok=True)

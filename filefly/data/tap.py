@@ -69,6 +69,7 @@ def makeService(options: Options) -> IService:
     """Check and take the folder and the port, and return the daemon; ends the process with a sentence if it cannot."""
     from twisted.internet import reactor
 
+    allow_many_files()
     storage = take_storage(NAME, absolute(options["storage-dir"]))
     return data_service(reactor, storage, bind(reactor, NAME, options["addr"]), options)
 
@@ -83,7 +84,6 @@ def take_storage(daemon: str, folder: Path) -> Storage:
 
 def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint, options: Any) -> DaemonService:
     """Return the data server of `storage`; `options` has those of DATA_PARAMETERS and DATA_FLAGS."""
-    allow_many_files()
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
     store = BlockStore(storage, system_disk(), options["max-block-size"], options["reserve"])
     server = DataServer(store, disk_pool, reactor)

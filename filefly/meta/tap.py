@@ -121,6 +121,7 @@ def makeService(options: Options) -> IService:
     """Check and take the catalog and the port, and return the daemon; ends the process with a sentence if it cannot."""
     from twisted.internet import reactor
 
+    allow_many_files()
     database = take_catalog(NAME, options["catalog"])
     return meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, options.listed)
 
@@ -148,7 +149,6 @@ def meta_service(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> DaemonService:
     """Return the metadata server of an open catalog with the data servers `listed` (address to advertised address)."""
-    allow_many_files()
     compute = WorkerPool(reactor, "compute", 2)
     transactions = Transactions(reactor, database)
     cluster = Cluster(reactor, compute, lambda block_id, address: checker.hint(block_id, address))

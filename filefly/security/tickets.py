@@ -50,24 +50,21 @@ class Ticket:
         """Raise Forbidden unless it allows `right` on that block; one that is stored must have the planned `size`."""
         if right is not self.right:
             raise Forbidden(f"the ticket is not for {_DOING[right]} blocks, but for {_DOING[self.right]} them")
-        if not self._covers(block_id):
+        index = self._index_of(block_id)
+        if index is None:
             raise Forbidden(f"the ticket is not for block {block_id!r}")
-        if size is not None and size != self._planned_size(block_id):
-            raise Forbidden(f"block {block_id!r} was planned with {self._planned_size(block_id)} bytes")
+        planned = max(0, min(self.block_size, self.total_size - index * self.block_size))
+        if size is not None and size != planned:
+            raise Forbidden(f"block {block_id!r} was planned with {planned} bytes")
 
-    def _covers(self, block_id: str) -> bool:
+    def _index_of(self, block_id: str) -> int | None:
+        """Return the index of a block that the ticket is for, None for any other."""
         parts = split_block_id(block_id)
-        if parts is None:
-            return False
+        if parts is None or block_id != make_block_id(*parts):  # zeros before a number make another id
+            return None
         stem, index, generation = parts
-        if block_id != make_block_id(*parts):  # zeros before a number make another id
-            return False
-        return (stem, generation) == (self.stem, self.generation) and bool(self.indexes >> index & 1)
-
-    def _planned_size(self, block_id: str) -> int:
-        parts = split_block_id(block_id)
-        index = parts[1] if parts else 0
-        return max(0, min(self.block_size, self.total_size - index * self.block_size))
+        covered = (stem, generation) == (self.stem, self.generation) and self.indexes >> index & 1
+        return index if covered else None
 
 
 _DOING = {Right.STORE: "storing", Right.RETRIEVE: "reading"}
