@@ -26,8 +26,8 @@ from filefly.wire.administration import (
     UndeleteFile,
     Undrain,
 )
+from filefly.wire.blocks import BytesFollow
 from filefly.wire.messages import (
-    BytesFollow,
     DataServerList,
     ListDataServers,
     Metadata,

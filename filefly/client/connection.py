@@ -1,6 +1,6 @@
 """A client's end of a conversation, and the pool that keeps such ends for the next request."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ class ServerConnection(Conversation):
         super().__init__(clock, MAX_REPLY_LINE)
         self.address = address
         self.idle = True
+        self.signed_in = False
         self._timeout_seconds = timeout_seconds
 
     async def request(self, request: Request, kind: type[R]) -> R:
@@ -108,13 +109,27 @@ class _OneConnection(ClientFactory):
         return self._connection
 
 
-class ConnectionPool:
-    """Connections to any number of servers, kept open between requests; `:PORT` means `known_host`."""
+SignIn = Callable[["ServerConnection"], Awaitable[None]]
+"""Says on a new connection who is asking; raises what the server says of it."""
 
-    def __init__(self, reactor: Any, known_host: str, timeout_seconds: float = 60.0) -> None:
+
+async def stay_unknown(_connection: "ServerConnection") -> None:
+    """Say nothing: an open cluster wants to know nobody."""
+
+
+class ConnectionPool:
+    """Connections to any number of servers, kept open between requests; `:PORT` means `known_host`.
+
+    Each is signed in before its first request.
+    """
+
+    def __init__(
+        self, reactor: Any, known_host: str, timeout_seconds: float = 60.0, sign_in: SignIn = stay_unknown
+    ) -> None:
         self._reactor = reactor
         self._known_host = known_host
         self._timeout_seconds = timeout_seconds
+        self._sign_in = sign_in
         self._idle: dict[str, list[Any]] = {}
 
     def connection(self, address: str) -> AbstractAsyncContextManager[ServerConnection]:
@@ -129,6 +144,9 @@ class ConnectionPool:
         """Lend a connection of one kind, always the same one for an `address`; see `connection`."""
         connection = await self._take(kind, resolve(address, self._known_host))
         try:
+            if not connection.signed_in:
+                await self._sign_in(connection)
+                connection.signed_in = True
             yield connection
         except PayloadEnded:
             self._abort_idle(connection.address)

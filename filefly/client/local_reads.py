@@ -23,8 +23,9 @@ from zope.interface import implementer
 from filefly.client.connection import ConnectionPool, ServerConnection
 from filefly.errors import FileFlyError, Unavailable
 from filefly.units import KIB, MIB, Chunks
+from filefly.wire.blocks import BlockSum, Retrieve
 from filefly.wire.codec import NotUnderstood
-from filefly.wire.messages import BlockSum, Ping, Pong, Retrieve
+from filefly.wire.messages import Ping, Pong
 
 WORTH_A_FILE = 256 * KIB
 """Smaller blocks come as quickly over TCP."""

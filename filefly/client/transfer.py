@@ -17,8 +17,9 @@ from filefly.client.retries import with_retries
 from filefly.errors import Corrupt, FileFlyError, NotFound
 from filefly.threads import InThread
 from filefly.units import Chunks
+from filefly.wire.blocks import BlockSum, BytesFollow, Link, Retrieve, Store
 from filefly.wire.codec import check_sum, crc32c_hex
-from filefly.wire.messages import Block, BlockSum, BytesFollow, Link, Retrieve, Store
+from filefly.wire.messages import Block
 from filefly.wire.streaming import receive_into, send_from
 
 _AVOIDED_SECONDS = 60.0

@@ -8,12 +8,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from filefly.daemon.guard import Guard, OpenGuard, Session
 from filefly.daemon.limits import ConnectionLimits
 from filefly.errors import Busy, FileFlyError, Internal, TooLarge
 from filefly.wire.batches import MAX_BATCH_BYTES, StoreBlocks
-from filefly.wire.codec import CommandTable, RequestDecoder, encode, error_reply
+from filefly.wire.codec import CommandTable, RequestDecoder, commands_of, encode, error_reply
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
 from filefly.wire.messages import Reply, Request
+from filefly.wire.security import Auth, Prove
 
 _MOST_IN_A_ROW = 64
 """Requests of one connection that are answered before others have a turn, if none has to wait for anything."""
@@ -25,8 +27,10 @@ class Verbs(Protocol):
     commands: CommandTable
     max_payload: int
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         """Carry out `request` and return its reply, or None if the reply was sent on `conversation` already.
+
+        The guard has let it pass; what its parts need, each for itself, is looked at here.
 
         The request's payload, if it has one, is next on `conversation`; what is left of it will be skipped. Raises
         FileFlyError for an error reply.
@@ -43,11 +47,13 @@ class ServerProtocol(Conversation):
     log = Logger()
     factory: "ServerFactory"
 
-    def __init__(self, clock: Any, verbs: Verbs, decoder: RequestDecoder, max_line: int, host: str) -> None:
+    def __init__(
+        self, clock: Any, verbs: Verbs, guard: Guard, decoder: RequestDecoder, max_line: int, host: str
+    ) -> None:
         super().__init__(clock, max_line)
-        self.host = host
-        """Where the connection comes from."""
+        self.session = Session(host)
         self._verbs = verbs
+        self._guard = guard
         self._understand = decoder.understand
         self._in_a_row = 0
         self._answering = False
@@ -57,13 +63,13 @@ class ServerProtocol(Conversation):
     def connectionMade(self) -> None:
         """Begin to answer."""
         super().connectionMade()
-        self.factory.limits.enter(self.host)
+        self.factory.limits.enter(self.session.host)
         self.factory.conversations[self] = Deferred.fromCoroutine(self._converse())
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 - Twisted's signature
         """Let the conversation end."""
         super().connectionLost(reason)
-        self.factory.limits.leave(self.host)
+        self.factory.limits.leave(self.session.host)
         self._gone.callback(None)
 
     def leave(self) -> None:
@@ -125,7 +131,7 @@ class ServerProtocol(Conversation):
             try:
                 if isinstance(request, FileFlyError):
                     raise request
-                reply = await self._verbs.answer(request, self)
+                reply = await self._reply_to(request)
             finally:
                 if not self.payload_ended:
                     await self.skip_payload()
@@ -140,6 +146,12 @@ class ServerProtocol(Conversation):
         else:
             if reply is not None:
                 await self._reply(reply)
+
+    async def _reply_to(self, request: Request) -> Reply | None:
+        if isinstance(request, Auth | Prove):
+            return await self._guard.sign_in(request, self.session)
+        await self._guard.check(request, self.session)
+        return await self._verbs.answer(request, self, self.session)
 
     def _reply(self, reply: Any) -> Deferred[None]:
         return self.send(encode(reply) + b"\n")
@@ -165,11 +177,17 @@ class ServerFactory(Factory):
     noisy = False
 
     def __init__(
-        self, clock: Any, verbs: Verbs, max_line: int = DEFAULT_MAX_LINE, limits: ConnectionLimits | None = None
+        self,
+        clock: Any,
+        verbs: Verbs,
+        max_line: int = DEFAULT_MAX_LINE,
+        limits: ConnectionLimits | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._clock = clock
         self._verbs = verbs
-        self._decoder = RequestDecoder(verbs.commands)
+        self._guard = guard or OpenGuard()
+        self._decoder = RequestDecoder({**verbs.commands, **commands_of(Auth, Prove)})
         self._max_line = max_line
         self.limits = limits or ConnectionLimits()
         self.conversations: dict[ServerProtocol, Deferred[None]] = {}
@@ -181,6 +199,6 @@ class ServerFactory(Factory):
             self.limits.check(host)
         except Busy as error:
             return _Refusal(self._clock, error)
-        protocol = ServerProtocol(self._clock, self._verbs, self._decoder, self._max_line, host)
+        protocol = ServerProtocol(self._clock, self._verbs, self._guard, self._decoder, self._max_line, host)
         protocol.factory = self
         return protocol

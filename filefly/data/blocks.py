@@ -24,8 +24,9 @@ from filefly.data.ranges import BlockRange
 from filefly.data.storage import INCOMING, Storage
 from filefly.errors import BadRange, Conflict, DiskFull, Internal, NotFound, Unavailable
 from filefly.units import KIB, MIB, format_size
+from filefly.wire.blocks import BlockSum, ListedBlock
 from filefly.wire.codec import check_sum
-from filefly.wire.messages import MAX_BLOCK_SIZE, BlockSum, ListedBlock
+from filefly.wire.messages import MAX_BLOCK_SIZE
 from filefly.wire.names import check_block_id, id_of_name_on_disk, name_on_disk
 
 CORRUPT, UNKNOWN = b".corrupt", b".unknown"

@@ -11,8 +11,8 @@ from crc32c import crc32c
 from filefly.data.disk import Disk, as_filefly_errors
 from filefly.errors import TooLarge
 from filefly.units import Chunks
+from filefly.wire.blocks import BlockSum
 from filefly.wire.codec import check_sum, crc32c_hex
-from filefly.wire.messages import BlockSum
 
 _NOT_LINKED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.ENOENT}
 """Why a link cannot be made though a copy can; ENOENT: the file's own name was just deleted."""

@@ -21,9 +21,9 @@ from zope.interface import implementer
 from filefly.data.blocks import BlockStore
 from filefly.errors import BadRequest
 from filefly.threads import InThread
+from filefly.wire.blocks import BlockSum, Retrieve
 from filefly.wire.codec import encode
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import BlockSum, Retrieve
 
 _HAS_ABSTRACT_NAMES = sys.platform == "linux"
 _BACKLOG = 1024

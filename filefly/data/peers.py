@@ -11,8 +11,8 @@ from filefly.data.blocks import BlockStore
 from filefly.errors import BadRequest, FileFlyError, TimedOut, TooLarge, error_from_wire
 from filefly.threads import InThread
 from filefly.wire.address import check_client_address, resolve
+from filefly.wire.blocks import BlockSum, BytesFollow, Copy, Retrieve
 from filefly.wire.codec import check_sum
-from filefly.wire.messages import BlockSum, BytesFollow, Copy, Retrieve
 from filefly.wire.names import check_block_id
 from filefly.wire.streaming import receive_into
 

@@ -8,6 +8,7 @@ from crc32c import crc32c
 from twisted.python.failure import Failure
 
 from filefly import __version__
+from filefly.daemon.guard import Session
 from filefly.daemon.payloads import send_base64, send_file
 from filefly.data.batches import IncomingBatch, read_batch
 from filefly.data.blocks import BlockStore
@@ -18,9 +19,7 @@ from filefly.data.ranges import BlockRange
 from filefly.errors import BadRequest, TimedOut, UnknownCommand
 from filefly.threads import InThread
 from filefly.wire.batches import BlockResults, RetrieveBlocks, StoreBlocks
-from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64, encode
-from filefly.wire.framing import PIECE_BYTES, Conversation
-from filefly.wire.messages import (
+from filefly.wire.blocks import (
     Adopt,
     BlockList,
     BlockSum,
@@ -29,12 +28,8 @@ from filefly.wire.messages import (
     Delete,
     Link,
     ListBlocks,
-    Ping,
-    Pong,
     Quarantine,
     Quarantined,
-    Reply,
-    Request,
     Retrieve,
     SetAside,
     Stat,
@@ -42,6 +37,9 @@ from filefly.wire.messages import (
     StatusReply,
     Store,
 )
+from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64, encode
+from filefly.wire.framing import PIECE_BYTES, Conversation
+from filefly.wire.messages import Ping, Pong, Reply, Request
 from filefly.wire.streaming import pieces_of, receive_into
 
 _DISK_DEADLINE_SECONDS = 10.0
@@ -92,7 +90,7 @@ class DataServer:
         """Close the connections to other data servers."""
         self._peers.close()
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
         self._identity.check(getattr(request, "storage_id", None))  # who names a storage means this one
         match request:

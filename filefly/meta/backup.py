@@ -31,8 +31,9 @@ from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.meta.uploading import Uploader
 from filefly.threads import WorkerPool
+from filefly.wire.blocks import BytesFollow
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import MAX_PAGE, BytesFollow, ListedFile
+from filefly.wire.messages import MAX_PAGE, ListedFile
 from filefly.wire.streaming import pieces_of
 from filefly.wire.times import rfc3339
 

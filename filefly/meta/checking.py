@@ -12,7 +12,7 @@ from filefly.catalog.replicas import Bad, StoredBlock, mark, place_of, stored_bl
 from filefly.errors import Conflict, FileFlyError, Internal, NotFound, Unavailable
 from filefly.meta.cluster import Cluster
 from filefly.meta.transactions import Transactions
-from filefly.wire.messages import BlockSum
+from filefly.wire.blocks import BlockSum
 from filefly.wire.names import check_block_id
 
 _MOST_HINTS = 1000

@@ -12,25 +12,19 @@ from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
 from filefly.errors import NotFound, Unavailable
 from filefly.threads import InThread
-from filefly.wire.messages import (
+from filefly.wire.blocks import (
     Adopt,
-    Block,
     BlockList,
     BlockSum,
     Copy,
     Delete,
     ListBlocks,
-    ListedFile,
-    Metadata,
-    Ping,
-    Pong,
     Quarantine,
     Quarantined,
-    Replica,
-    Reply,
     SetAside,
     Stat,
 )
+from filefly.wire.messages import Block, ListedFile, Metadata, Ping, Pong, Replica, Reply
 
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.replicas import Bad, StoredBlock
 from filefly.wire.administration import Finding
-from filefly.wire.messages import BlockSum
+from filefly.wire.blocks import BlockSum
 
 _REPAIR = "filefly-client fsck --repair"
 _ACCEPT_CATALOG = "filefly-client catalog accept"

@@ -7,6 +7,7 @@ from filefly.catalog.endings import delete_file, rename_file
 from filefly.catalog.listing import list_files
 from filefly.catalog.plans import Plan
 from filefly.client.decisions import Slice, slices_of
+from filefly.daemon.guard import Session
 from filefly.daemon.payloads import send_base64, send_raw
 from filefly.errors import FileFlyError, Incomplete, NotFound, Unavailable
 from filefly.meta.administration import Administration
@@ -87,7 +88,7 @@ class MetadataServer:
         self._administration = administration
         self._trash_due = trash_due
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
         match request:
             case Ping():
@@ -121,7 +122,7 @@ class MetadataServer:
             case RenewPlan():
                 await self._planner.renew(request.generation)
                 return Reply()
-        return await self._administration.answer(request, conversation)
+        return await self._administration.answer(request, conversation, session)
 
     async def _plan(self, request: StoreFile) -> Reply:
         if not request.resume:

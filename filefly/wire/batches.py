@@ -74,6 +74,7 @@ class BlockToStore(Struct, frozen=True, omit_defaults=True):
     block_id: str
     size: Number
     crc32c: Checksum | None = None
+    ticket: str | None = None
 
 
 class StoreBlocks(Request, frozen=True, tag="store_blocks"):
@@ -89,6 +90,7 @@ class BlockToRetrieve(Struct, frozen=True, omit_defaults=True):
 
     block_id: str
     crc32c: Checksum | None = None
+    ticket: str | None = None
 
 
 class RetrieveBlocks(Request, frozen=True, tag="retrieve_blocks"):

@@ -12,7 +12,8 @@ import msgspec
 
 from filefly.errors import BadRequest, Corrupt, FileFlyError, Unavailable, UnknownCommand, error_from_wire
 from filefly.wire.batches import StoreBlocks
-from filefly.wire.messages import Attributes, ErrorReply, Reply, Request, Store
+from filefly.wire.blocks import Store
+from filefly.wire.messages import Attributes, ErrorReply, Reply, Request
 
 JSONObject = dict[str, Any]
 

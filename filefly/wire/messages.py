@@ -1,4 +1,6 @@
-"""Requests and replies of both servers, but for those that look after a cluster (filefly.wire.administration).
+"""Requests and replies of the metadata server, and what all messages share.
+
+Those that look after a cluster are in filefly.wire.administration, a data server's in filefly.wire.blocks.
 
 Messages are msgspec structs, not attrs classes: fields that hold their default are left out of the JSON, as the wire
 wants it, and a plan of 20,000 blocks is encoded in 1 ms instead of 5. A class's tag is its command or its status.
@@ -40,7 +42,8 @@ class Block(Struct, frozen=True, omit_defaults=True):
 class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A file as the catalog knows it; while `state` is `pending` it is a plan.
 
-    An explicit plan tells the `storage_ids` behind its data servers' addresses, for its stores to carry.
+    An explicit plan tells the `storage_ids` behind its data servers' addresses, for its stores to carry. In a closed
+    cluster `tickets` has one for each of these addresses.
     """
 
     name: str
@@ -53,10 +56,11 @@ class Metadata(Struct, frozen=True, omit_defaults=True, kw_only=True):
     attributes: Attributes
     blocks: Sequence[Block]
     storage_ids: Mapping[str, str] = {}
+    tickets: Mapping[str, str] = {}
 
 
 class ListedFile(Struct, frozen=True, omit_defaults=True):
-    """One line of `list_files`; its blocks only if they were asked for."""
+    """One line of `list_files`; its blocks, and in a closed cluster their tickets, only if they were asked for."""
 
     name: str
     total_size: Number
@@ -66,6 +70,7 @@ class ListedFile(Struct, frozen=True, omit_defaults=True):
     attributes: Attributes
     block_size: Number | None = None
     blocks: Sequence[Block] | None = None
+    tickets: Mapping[str, str] = {}
 
 
 class StoredBlock(Struct, frozen=True, omit_defaults=True):
@@ -116,13 +121,6 @@ class DataServerState(Struct, frozen=True, omit_defaults=True):
     free_bytes: Number | None = None
     total_bytes: Number | None = None
     scrub: ScrubProgress | None = None
-
-
-class ListedBlock(Struct, frozen=True):
-    """One line of `list_blocks`."""
-
-    id: str
-    size: Number
 
 
 # Requests
@@ -231,101 +229,6 @@ class RegisterDataServer(Request, frozen=True, tag="register_data_server"):
     advertised_addr: str | None = None
 
 
-class Store(Request, frozen=True, tag="store"):
-    """Store a block: `data` in base64, or `size` raw bytes behind the line."""
-
-    block_id: str
-    data: str | None = None
-    size: Number | None = None
-    crc32c: Checksum | None = None
-    storage_id: str | None = None
-
-
-class Retrieve(Request, frozen=True, tag="retrieve"):
-    """Read a block or a range of it; `crc32c` is checked over the whole block before a byte leaves.
-
-    With `descriptor`, on a data server's local socket, the whole block comes as an open file.
-    """
-
-    block_id: str
-    offset: Number = 0
-    length: Number | None = None
-    raw: bool = False
-    crc32c: Checksum | None = None
-    descriptor: bool = False
-
-
-class Delete(Request, frozen=True, tag="delete"):
-    """Delete a block; fine also when it is not there."""
-
-    block_id: str
-    storage_id: str | None = None
-
-
-class Stat(Request, frozen=True, tag="stat"):
-    """Ask for a block's size and, with `verify`, for the checksum of its bytes on disk."""
-
-    block_id: str
-    verify: bool = False
-    storage_id: str | None = None
-
-
-class Copy(Request, frozen=True, tag="copy"):
-    """Have a data server fetch a block from another one, at `source`; only with the sum `crc32c` is it stored."""
-
-    block_id: str
-    source: str
-    crc32c: Checksum
-    storage_id: str
-
-
-class Link(Request, frozen=True, tag="link"):
-    """Give a stored block a second id, if `crc32c` is its sum: how a resumed upload keeps what is in place."""
-
-    block_id: str
-    source_block_id: str
-    crc32c: Checksum
-    storage_id: str | None = None
-
-
-class Quarantine(Request, frozen=True, tag="quarantine"):
-    """Move a block whose sum is not `crc32c` out of the way, into `.corrupt/`; one whose sum it is stays."""
-
-    block_id: str
-    crc32c: Checksum
-    storage_id: str
-
-
-class SetAside(Request, frozen=True, tag="set_aside"):
-    """Move a block that no catalog knows out of the way, into `.unknown/`; fine also when it is not there."""
-
-    block_id: str
-    storage_id: str
-
-
-class Adopt(Request, frozen=True, tag="adopt"):
-    """Make a storage one of a catalog's, and tell it the catalog's highest generation.
-
-    A storage of another catalog, or of another id, is `wrong_storage`; `force` takes it from its catalog.
-    """
-
-    storage_id: str
-    catalog_id: str
-    generation: Number
-    force: bool = False
-
-
-class ListBlocks(Request, frozen=True, tag="list_blocks"):
-    """List the stored blocks, a page at a time."""
-
-    after: str = ""
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 1000
-
-
-class Status(Request, frozen=True, tag="status"):
-    """Ask a data server for its identity and its space."""
-
-
 # Replies
 
 
@@ -362,12 +265,7 @@ class BlockReply(Reply, frozen=True, tag="ok"):
 
     block: Block
     storage_ids: Mapping[str, str] = {}
-
-
-class Quarantined(Reply, frozen=True, tag="ok"):
-    """Whether a block was moved out of the way."""
-
-    quarantined: bool
+    tickets: Mapping[str, str] = {}
 
 
 class FileFollows(Reply, frozen=True, tag="ok"):
@@ -390,37 +288,6 @@ class DataServerList(Reply, frozen=True, tag="ok"):
 
     servers: Sequence[DataServerState]
     warnings: Sequence[str] = ()
-
-
-class BlockSum(Reply, frozen=True, tag="ok"):
-    """A block's size and, where it was computed, its checksum: the answer to `store` and `stat`."""
-
-    size: Number
-    crc32c: Checksum | None = None
-
-
-class BytesFollow(Reply, frozen=True, tag="ok"):
-    """The line before the raw bytes of `retrieve`; `crc32c` is that of the bytes sent."""
-
-    size: Number
-    crc32c: Checksum | None = None
-
-
-class BlockList(Reply, frozen=True, tag="ok"):
-    """A page of blocks."""
-
-    blocks: Sequence[ListedBlock]
-    next: str | None = None
-
-
-class StatusReply(Reply, frozen=True, tag="ok"):
-    """A data server's identity and space; `used_bytes` is what the blocks hold."""
-
-    storage_id: str
-    free_bytes: Number
-    used_bytes: Number
-    block_count: Number
-    version: str
 
 
 class ErrorReply(Struct, frozen=True, tag_field="status", tag="error"):

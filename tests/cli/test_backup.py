@@ -10,7 +10,7 @@ from twisted.internet.threads import deferToThread
 
 from filefly.errors import Conflict
 from filefly.wire.administration import AcceptCatalog, BackupCatalog
-from filefly.wire.messages import BytesFollow
+from filefly.wire.blocks import BytesFollow
 from tests.cli.test_catalog import PROGRAM, with_files
 from tests.cli.watched import shell_at
 from tests.client.administered import administered

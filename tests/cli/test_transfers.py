@@ -13,7 +13,7 @@ from rich.console import Console
 from filefly.cli.output import Bar, LogLines
 from filefly.client.targets import part_of
 from filefly.errors import DiskFull
-from filefly.wire.messages import Store
+from filefly.wire.blocks import Store
 from tests.cli.test_catalog import Shell, with_files
 from tests.client.scripted import ScriptedCluster, for_kind, scripted
 from tests.client.test_resume import broken_off

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 
 from filefly.client.api import Client
+from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory
 from filefly.errors import FileFlyError
 from filefly.wire.address import listening_endpoint
@@ -21,9 +22,10 @@ from filefly.wire.administration import (
     UndeleteFile,
     Undrain,
 )
+from filefly.wire.blocks import BytesFollow
 from filefly.wire.codec import commands_of, encode
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import BytesFollow, ListDataServers, RegisterDataServer, Reply, Request
+from filefly.wire.messages import ListDataServers, RegisterDataServer, Reply, Request
 from tests.meta.running import TIMEOUT_SECONDS
 
 Answer = Reply | Exception | tuple[BytesFollow, bytes]
@@ -55,7 +57,7 @@ class AdministeredServer:
         self.address = ""
         self._answers = {kind: list(some) for kind, some in answers.items()}
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         """See filefly.daemon.protocol.Verbs."""
         self.asked.append(request)
         answers = self._answers.get(type(request), [Reply()])

@@ -10,6 +10,7 @@ from attrs import define
 from twisted.internet.defer import maybeDeferred
 
 from filefly.client.api import Client
+from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory, Verbs
 from filefly.errors import FileFlyError, NotFound, Unavailable
 from filefly.wire.address import listening_endpoint
@@ -27,18 +28,16 @@ from filefly.wire.batches import (
     StoreBlocks,
     StoreFiles,
 )
+from filefly.wire.blocks import BlockSum, BytesFollow, Link, Retrieve, Store
 from filefly.wire.codec import CommandTable, check_sum, commands_of
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import (
     MAX_BLOCK_SIZE,
     Block,
     BlockReply,
-    BlockSum,
-    BytesFollow,
     CompleteFile,
     DeleteFile,
     GetMetadata,
-    Link,
     Metadata,
     MetadataReply,
     Ping,
@@ -50,8 +49,6 @@ from filefly.wire.messages import (
     Reply,
     ReportReplica,
     Request,
-    Retrieve,
-    Store,
     StoreFile,
 )
 from tests.meta.running import TIMEOUT_SECONDS, sum_of
@@ -141,7 +138,7 @@ class ScriptedData(Scripted):
         super().__init__()
         self.blocks: dict[str, bytes] = {}
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         self._note(request, conversation)
         match request:
             case Store():
@@ -227,7 +224,7 @@ class ScriptedCatalog(Scripted):
         self.open: dict[int, _Open] = {}
         self.generation = 0
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         self._note(request, conversation)
         match request:
             case StoreFile():

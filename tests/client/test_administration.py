@@ -23,8 +23,8 @@ from filefly.wire.administration import (
     UndeleteFile,
     Undrain,
 )
+from filefly.wire.blocks import BytesFollow
 from filefly.wire.messages import (
-    BytesFollow,
     DataServerList,
     DataServerState,
     ListDataServers,

@@ -16,7 +16,8 @@ from filefly.errors import (
     WrongStorage,
 )
 from filefly.wire.batches import CompleteFiles, FileToComplete, StoreBlocks, StoreFiles
-from filefly.wire.messages import CompleteFile, Metadata, Request, Store, StoreFile
+from filefly.wire.blocks import Store
+from filefly.wire.messages import CompleteFile, Metadata, Request, StoreFile
 from tests.client.clusters import Heard
 from tests.client.conftest import NAMES
 from tests.client.scripted import always, for_kind, for_the_first, scripted

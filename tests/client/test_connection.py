@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 from filefly.client.connection import MAX_REPLY_LINE, ConnectionPool, ServerConnection
 from filefly.client.errors import Silent, Unreachable
 from filefly.errors import BadRequest, NotFound, TimedOut, Unavailable
-from filefly.wire.messages import BlockSum, BytesFollow, Ping, Pong, Retrieve, Stat
+from filefly.wire.blocks import BlockSum, BytesFollow, Retrieve, Stat
+from filefly.wire.messages import Ping, Pong
 from tests.client.clusters import pooling
 from tests.client.faults import cut_after, proxy_of, say_instead, say_nothing
 from tests.meta.running import DataNode, data_node

@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from filefly.client.errors import Unreachable
 from filefly.client.local_reads import LocalReads
+from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory
 from filefly.errors import BadRequest, FileFlyError, Unavailable
 from filefly.wire.address import listening_endpoint
@@ -34,8 +35,8 @@ class Telling(ScriptedData):
 
     name: str | None = f"filefly-{'0' * 32}"
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
-        await super().answer(request, conversation)
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
+        await super().answer(request, conversation, session)
         return Pong(pong=True, local_socket=self.name)
 
 

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from filefly.errors import BadRange, Conflict, Internal, NotFound, Unavailable
-from filefly.wire.messages import GetMetadata, Replica, Retrieve
+from filefly.wire.blocks import Retrieve
+from filefly.wire.messages import GetMetadata, Replica
 from tests.client.scripted import ScriptedCluster, for_kind, scripted
 from tests.on_reactor import on_reactor
 
@@ -53,13 +54,13 @@ def meddle_at(cluster: ScriptedCluster, count: int, meddle: Meddle) -> None:
     server, seen = cluster.data[0], 0
     answer = server.answer
 
-    async def meddled(request: Any, conversation: Any) -> Any:
+    async def meddled(request: Any, conversation: Any, session: Any) -> Any:
         nonlocal seen
         if isinstance(request, Retrieve):
             seen += 1
             if seen == count:
                 await meddle(cluster)
-        return await answer(request, conversation)
+        return await answer(request, conversation, session)
 
     server.answer = meddled  # type: ignore[method-assign]
 

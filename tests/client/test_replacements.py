@@ -8,7 +8,8 @@ from twisted.internet.defer import gatherResults
 
 from filefly.client.errors import SourceChanged
 from filefly.errors import Conflict, Corrupt, DiskFull, FileFlyError, Unavailable, WrongStorage
-from filefly.wire.messages import CompleteFile, ReplaceReplica, Store, StoredBlock
+from filefly.wire.blocks import Store
+from filefly.wire.messages import CompleteFile, ReplaceReplica, StoredBlock
 from tests.client.clusters import Heard
 from tests.client.scripted import ScriptedCluster, always, for_kind, for_the_first, scripted
 from tests.meta.running import sum_of
@@ -186,14 +187,14 @@ async def test_one_block_asks_once_at_a_time(reactor: Any) -> None:
         under_way, most = 0, 0
         real = cluster.catalog.answer
 
-        async def slow(request: Any, conversation: Any) -> Any:
+        async def slow(request: Any, conversation: Any, session: Any) -> Any:
             nonlocal under_way, most
             if isinstance(request, ReplaceReplica):
                 under_way, most = under_way + 1, max(most, under_way + 1)
                 for _ in range(5):
                     await next_turn()
                 under_way -= 1
-            return await real(request, conversation)
+            return await real(request, conversation, session)
 
         cluster.catalog.answer = slow  # type: ignore[method-assign]
         for number in (0, 1):

@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from filefly.errors import Internal, NotFound, Unavailable
-from filefly.wire.messages import ReportReplica, Retrieve
+from filefly.wire.blocks import Retrieve
+from filefly.wire.messages import ReportReplica
 from tests.client.scripted import ScriptedCluster, for_kind, scripted
 from tests.on_reactor import next_turn, on_reactor
 
@@ -96,13 +97,13 @@ async def test_a_reader_waits_for_its_reports(reactor: Any, other: str) -> None:
             cluster.data[1].fault = for_kind(Retrieve, Unavailable("away"))
         answer, answered = cluster.catalog.answer, 0
 
-        async def slowly(request: Any, conversation: Any) -> Any:
+        async def slowly(request: Any, conversation: Any, session: Any) -> Any:
             nonlocal answered
             if isinstance(request, ReportReplica):
                 for _ in range(200):
                     await next_turn()
                 answered += 1
-            return await answer(request, conversation)
+            return await answer(request, conversation, session)
 
         cluster.catalog.answer = slowly  # type: ignore[method-assign]
         with suppress(Unavailable):
@@ -119,11 +120,11 @@ async def hang(cluster: ScriptedCluster) -> None:
     """Leave every report without an answer."""
     answer = cluster.catalog.answer
 
-    async def never(request: Any, conversation: Any) -> Any:
+    async def never(request: Any, conversation: Any, session: Any) -> Any:
         if isinstance(request, ReportReplica):
             cluster.catalog.asked.append(request)
             await conversation.receive_line()
-        return await answer(request, conversation)
+        return await answer(request, conversation, session)
 
     cluster.catalog.answer = never  # type: ignore[method-assign]
 

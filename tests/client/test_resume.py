@@ -10,7 +10,8 @@ from twisted.internet.defer import CancelledError
 from filefly.client.errors import SourceChanged
 from filefly.client.targets import ResumableFile, part_of
 from filefly.errors import Busy, DiskFull, NotFound, TimedOut, Unavailable
-from filefly.wire.messages import CompleteFile, Link, Retrieve, Store, StoreFile
+from filefly.wire.blocks import Link, Retrieve, Store
+from filefly.wire.messages import CompleteFile, StoreFile
 from tests.client.clusters import Heard
 from tests.client.scripted import Scripted, ScriptedCluster, for_kind, no, scripted
 from tests.meta.running import sum_of

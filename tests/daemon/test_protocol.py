@@ -13,13 +13,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory, ServerProtocol, Verbs
 from filefly.data.server import DataServer
 from filefly.errors import DiskFull
 from filefly.threads import InThread
+from filefly.wire.blocks import Store
 from filefly.wire.codec import commands_of
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
-from filefly.wire.messages import Ping, Pong, Reply, Request, Store
+from filefly.wire.messages import Ping, Pong, Reply, Request
 from tests.data.disks import open_store
 from tests.peer import HeldThreads, Peer, inline
 
@@ -276,7 +278,7 @@ class OnlyPing:
     commands = commands_of(Ping)
     max_payload = 1000
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         return Pong(pong=True)
 
 
@@ -295,7 +297,7 @@ class Refusing:
     max_payload = MIB
     error = DiskFull("full")
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         raise self.error
 
 
@@ -545,7 +547,7 @@ class Failing:
     commands = commands_of(Ping)
     max_payload = 0
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         raise ZeroDivisionError("a bug")
 
 

@@ -8,12 +8,14 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
+from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import STOP_DEADLINE_SECONDS, DaemonService, refuse
 from filefly.wire.address import listening_endpoint
+from filefly.wire.blocks import Stat
 from filefly.wire.codec import commands_of
 from filefly.wire.framing import Conversation
-from filefly.wire.messages import Ping, Pong, Reply, Request, Stat
+from filefly.wire.messages import Ping, Pong, Reply, Request
 from tests.caller import calling
 from tests.on_reactor import next_turn, on_reactor
 
@@ -28,7 +30,7 @@ class SlowVerbs:
         self.begun: Deferred[None] = Deferred()
         self.answer_now: Deferred[None] = Deferred()
 
-    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         if isinstance(request, Stat):
             self.begun.callback(None)
             await self.answer_now

@@ -24,7 +24,7 @@ from filefly.errors import (
     TooLarge,
     Unavailable,
 )
-from filefly.wire.messages import BlockSum, ListedBlock
+from filefly.wire.blocks import BlockSum, ListedBlock
 from filefly.wire.names import check_block_id, name_on_disk
 from tests.data.disks import WatchedDisk, open_store
 

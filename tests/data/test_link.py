@@ -6,7 +6,7 @@ import pytest
 
 from filefly.data.blocks import BlockStore
 from filefly.errors import BadRequest, Conflict, Corrupt, DiskFull, FileFlyError, Internal, NotFound, Unavailable
-from filefly.wire.messages import BlockSum
+from filefly.wire.blocks import BlockSum
 from tests.data.disks import WatchedDisk, files
 from tests.data.running import sum_of
 

@@ -7,8 +7,8 @@ from attrs import define
 from filefly.client.api import Client
 from filefly.client.connection import ConnectionPool
 from filefly.errors import Incomplete
+from filefly.wire.blocks import BlockSum, Store
 from filefly.wire.messages import (
-    BlockSum,
     FetchFile,
     FileFollows,
     GetMetadata,
@@ -16,7 +16,6 @@ from filefly.wire.messages import (
     MetadataReply,
     Reply,
     Request,
-    Store,
     StoreFile,
 )
 from tests.faults.simulation import Process

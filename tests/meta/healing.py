@@ -25,7 +25,7 @@ from filefly.meta.running_time import RunningTime
 from filefly.meta.scrub import Scrubber
 from filefly.meta.transactions import Transactions
 from filefly.threads import WorkerPool
-from filefly.wire.messages import BlockSum
+from filefly.wire.blocks import BlockSum
 from tests.catalog.catalogs import BLOCK_SIZE, commit, done, open_catalog, plan, seen, trashed
 from tests.meta.running import sum_of
 from tests.on_reactor import next_turn

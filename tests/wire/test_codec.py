@@ -18,6 +18,18 @@ from filefly.errors import (
     Unavailable,
     UnknownCommand,
 )
+from filefly.wire.blocks import (
+    BlockList,
+    BlockSum,
+    BytesFollow,
+    Delete,
+    ListBlocks,
+    ListedBlock,
+    Retrieve,
+    Stat,
+    Status,
+    Store,
+)
 from filefly.wire.codec import (
     check_attributes,
     check_sum,
@@ -33,16 +45,10 @@ from filefly.wire.codec import (
 )
 from filefly.wire.messages import (
     Block,
-    BlockList,
-    BlockSum,
-    BytesFollow,
     CompleteFile,
-    Delete,
     DeleteFile,
     FetchFile,
     GetMetadata,
-    ListBlocks,
-    ListedBlock,
     ListFiles,
     Metadata,
     MetadataReply,
@@ -51,10 +57,6 @@ from filefly.wire.messages import (
     Replica,
     Reply,
     Request,
-    Retrieve,
-    Stat,
-    Status,
-    Store,
     StoredBlock,
     StoreFile,
 )

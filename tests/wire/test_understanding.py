@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from filefly.errors import BadRequest, FileFlyError
 from filefly.wire.batches import RetrieveBlocks, StoreBlocks
+from filefly.wire.blocks import Delete, ListBlocks, Retrieve, Stat, Store
 from filefly.wire.codec import (
     RequestDecoder,
     commands_of,
@@ -17,7 +18,7 @@ from filefly.wire.codec import (
     decode_request,
     payload_of_no_request,
 )
-from filefly.wire.messages import Delete, ListBlocks, Ping, Retrieve, Stat, Store
+from filefly.wire.messages import Ping
 
 COMMANDS = commands_of(Ping, Store, StoreBlocks, Retrieve, RetrieveBlocks, Delete, Stat, ListBlocks)
 DECODER = RequestDecoder(COMMANDS)
