@@ -20,7 +20,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(VENV)/installed
+soak: $(VENV)/soak-installed
 	$(BIN)/pytest -m slow -s
 
 # BENCH='--quick --cases up,down' measures less; see python -m benchmarks --help.
@@ -32,6 +32,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
 	@echo "installing FileFly and its tools into $(VENV) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/soak-installed: $(VENV)/installed
+	@echo "installing what fuzzes by coverage into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[soak]'
 	@touch $@
 
 $(VENV)/bench-installed: $(VENV)/installed

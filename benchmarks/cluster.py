@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from benchmarks.processes import BIN, Command, Daemon, Failed, Processes, timed, wait_until
 
@@ -77,18 +77,41 @@ class Cluster:
 
     metadata_server: str
     data: Sequence[DataServer]
+    _client_options: Sequence[str | Path] = ()
 
     @classmethod
     def start(
-        cls, processes: Processes, folder: Path, data_servers: int = 1, meta_options: Sequence[str] = ()
+        cls,
+        processes: Processes,
+        folder: Path,
+        data_servers: int = 1,
+        meta_options: Sequence[str] = (),
+        data_options: Sequence[str] = (),
     ) -> "Cluster":
         """Start `data_servers` data servers and a metadata server in `folder`."""
-        data = [start_data_server(processes, folder, f"blocks{number}") for number in range(data_servers)]
+        names = [f"blocks{number}" for number in range(data_servers)]
+        data = [start_data_server(processes, folder, name, *data_options) for name in names]
         return cls(start_metadata_server(processes, folder, data, *meta_options), data)
+
+    @classmethod
+    def start_with_tls(cls, processes: Processes, folder: Path, data_options: Sequence[str] = ()) -> "Cluster":
+        """Start a data server and a metadata server that speak TLS, with certificates that are made for them."""
+        tls = folder / "tls"
+        timed([BIN / "filefly-client", "tls", "new", tls, "--host", "localhost"])
+        shown = [
+            f"--tls-cert={tls / 'localhost.crt'}",
+            f"--tls-key={tls / 'localhost.key'}",
+            f"--tls-ca={tls / 'ca.crt'}",
+        ]
+        data = start_data_server(processes, folder, "blocks0", *shown, *data_options)
+        data = evolve(data, address=f"tls://{data.address}")
+        metadata_server = start_metadata_server(processes, folder, [data], *shown)
+        return cls(f"tls://{metadata_server}", [data], ("--tls-ca", tls / "ca.crt"))
 
     def client(self, *arguments: str | Path) -> float:
         """Run `filefly-client` and return how many seconds the whole process took."""
-        return timed([BIN / "filefly-client", *arguments[:1], "--metadata-addr", self.metadata_server, *arguments[1:]])
+        options = ("--metadata-addr", self.metadata_server, *self._client_options)
+        return timed([BIN / "filefly-client", *arguments[:1], *options, *arguments[1:]])
 
     def upload(self, path: Path, name: str, *options: str) -> float:
         """Upload a file, or a folder with `-r`, and return the seconds; raises Failed if not all of it is stored."""

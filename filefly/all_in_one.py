@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from attrs import evolve
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from filefly.daemon.limits import allow_many_files
+from filefly.daemon.limits import allow_many_files, give_memory_back
+from filefly.daemon.logs import with_log
 from filefly.daemon.options import absolute, bind, positive
 from filefly.daemon.service import refuse
 from filefly.data.tap import DATA_FLAGS, DATA_PARAMETERS, data_service, take_storage
@@ -47,7 +49,7 @@ class Options(UsageOptions):
         """Check what belongs together."""
         check_meta_options(self)
         address = parse_host_port(self["addr"])
-        if address is None or address.port == 0 or address.port + self["data-servers-count"] > 65535:
+        if address is None or address.tls or address.port == 0 or address.port + self["data-servers-count"] > 65535:
             raise UsageError("--addr takes HOST:PORT or :PORT here, with room for the data servers' ports behind it")
         self.address = address
 
@@ -70,6 +72,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     allow_many_files()
+    give_memory_back()
     root = absolute(options["root"])
     try:
         root.mkdir(mode=0o750, exist_ok=True)
@@ -79,9 +82,10 @@ def makeService(options: Options) -> IService:
     addresses = [HostPort(host, port + 1 + number) for number in range(options["data-servers-count"])]
     together = _DataServersLast()
     database = take_catalog(NAME, f"sqlite:///{root / 'catalog.sqlite'}")
-    listed: dict[str, str | None] = {str(address): None for address in addresses}
+    with_tls = options["tls-cert"] is not None
+    listed: dict[str, str | None] = {str(evolve(address, tls=with_tls)): None for address in addresses}
     meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, listed).setServiceParent(together)
     for number, address in enumerate(addresses, 1):
         storage = take_storage(NAME, root / f"data{number}")
         data_service(reactor, storage, bind(reactor, NAME, str(address)), options).setServiceParent(together)
-    return together
+    return with_log(NAME, together, options)

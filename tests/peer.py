@@ -22,11 +22,11 @@ class PeerTransport(StringTransport):
         super().__init__(lenient=True)
         self.sending_ended = False
 
-    def loseWriteConnection(self) -> None:  # noqa: N802 - Twisted's name
+    def loseWriteConnection(self) -> None:
         """Note that the protocol has closed its sending side."""
         self.sending_ended = True
 
-    def unregisterProducer(self) -> None:  # noqa: N802 - Twisted's name
+    def unregisterProducer(self) -> None:
         """Do nothing the second time."""
         self.producer = None
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from benchmarks.cases import blocks, files, machine, plans, repair, scaling, trees
+from benchmarks.cases import blocks, files, machine, plans, repair, scaling, tls, trees
 from benchmarks.place import Case
 
 CASES: Mapping[str, Case] = {
     "up": files.up,
     "down": files.down,
+    "tls": tls.up_and_down,
     "tree-up": trees.tree_up,
     "tree-down": trees.tree_down,
     "store": blocks.store,

@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from filefly.catalog.planning import place_replicas
 from filefly.catalog.plans import Plan, PlanBlock, check_generation, not_open, plan_of_generation
+from filefly.catalog.quotas import check_room, count, count_end, quotas_of
 from filefly.catalog.schema import COMMITTED, PENDING, blocks, plans, repairs, replicas, trash
 from filefly.catalog.statements import Statement
 from filefly.errors import Conflict, Incomplete
@@ -75,7 +76,8 @@ def commit_plan(connection: Connection, commit: Commit, due: int) -> Plan:
 
     With it end the name's older implicit plans, and the plan that it resumes. Blocks with fewer replicas than wanted
     are noted for repair. Committing again what is committed is fine. Raises Conflict if the plan was ended, or the
-    name's generation is not the one that was asked for; Incomplete if a block is nowhere, or where it is not planned.
+    name's generation is not the one that was asked for; Incomplete if a block is nowhere, or where it is not planned;
+    QuotaExceeded if there is no room for it.
     """
     plan = plan_of_generation(connection, commit.generation)
     if plan is None:
@@ -92,10 +94,14 @@ def commit_open_plan(connection: Connection, plan: Plan, commit: Commit, due: in
     if commit.only_if_newer and current is not None and current > plan.generation:
         raise Conflict("a newer file was committed first")
     _check_places(plan, commit.stored)
+    prefixes = quotas_of(connection, plan.name)
+    if prefixes:
+        check_room(connection, prefixes, plan.total_size, [current])
+        count(connection, prefixes, plan.total_size, used=1, planned=-1)
     for generation, _committed in in_the_way:
         end_plan(connection, generation, due)
     if plan.resumes is not None:
-        _END_OPEN.run(connection, {"of": plan.resumes, "at": due})
+        end_open_plan(connection, plan.resumes, due)
     _COMMIT.run(connection, {"of": plan.generation, "now": commit.modified})
     _record_stored(connection, plan, commit.stored, due)
     stored = tuple(
@@ -138,9 +144,11 @@ def _record_stored(connection: Connection, plan: Plan, stored: Sequence[StoredRe
 
 def end_plan(connection: Connection, generation: int, due: int) -> None:
     """End a plan, open or committed, if it is one: its blocks become trash at `due`; until then it can come back."""
+    count_end(connection, generation)
     _END.run(connection, {"of": generation, "at": due})
 
 
 def end_open_plan(connection: Connection, generation: int, due: int) -> None:
     """End a plan as `end_plan` does, but only while it is open: what was committed meanwhile is a file."""
+    count_end(connection, generation, only_open=True)
     _END_OPEN.run(connection, {"of": generation, "at": due})

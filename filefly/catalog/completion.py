@@ -3,7 +3,7 @@
 Statements only; see filefly.catalog.plans.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -31,10 +31,15 @@ def known(connection: Connection, name: str) -> Known:
     return Known(committed, open_plans(connection, name))
 
 
+def _any_plan(_plan: Plan) -> None:
+    """Let every plan pass."""
+
+
 class Completion(Struct, frozen=True):
     """What a client says of a plan: by its generation, else by ids of its blocks, else as the only open one of a name.
 
-    `told` says what clients are told of each data server's address.
+    `told` says what clients are told of each data server's address; `check` raises Forbidden for a plan that the client
+    may not commit.
     """
 
     name: str | None
@@ -44,6 +49,7 @@ class Completion(Struct, frozen=True):
     told: Mapping[int, str]
     modified: str
     if_generation: int | None = None
+    check: Callable[[Plan], None] = _any_plan
 
 
 class Outstanding(Struct, frozen=True):
@@ -56,9 +62,10 @@ class Outstanding(Struct, frozen=True):
 def complete_plan(connection: Connection, completion: Completion, due: int) -> Plan | Outstanding:
     """Commit the plan that is meant if its blocks are all believed, see commit_plan; again is fine.
 
-    Raises Conflict, NotFound, BadRequest or Corrupt if it cannot be meant so.
+    Raises Conflict, NotFound, BadRequest or Corrupt if it cannot be meant so, Forbidden if it may not be.
     """
     plan = _named_plan(connection, completion)
+    completion.check(plan)
     if plan.committed:
         return plan
     believed = _believed(plan, completion)

@@ -11,6 +11,7 @@ from attrs import define, field
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
 
+from filefly.catalog.quotas import OPTION, QuotaPrefixes
 from filefly.catalog.schema import CatalogUnusable, migrate
 from filefly.catalog.statements import cursor_of
 from filefly.errors import DiskFull, FileFlyError, Internal
@@ -167,7 +168,7 @@ def _lock_file(database: str | None) -> int:
 
 
 def _engine_of(url: URL) -> Engine:
-    engine = create_engine(url, pool_size=4)
+    engine = create_engine(url, pool_size=4, execution_options={OPTION: QuotaPrefixes()})
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up)
     return engine

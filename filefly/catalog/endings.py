@@ -11,6 +11,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, lit
 
 from filefly.catalog.commits import end_plan
 from filefly.catalog.plans import Plan, committed_generation, committed_plan, plan_of_generation
+from filefly.catalog.quotas import check_room, count, count_rename, quotas_of
 from filefly.catalog.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict, NotFound
 
@@ -78,7 +79,8 @@ def delete_file(connection: Connection, name: str, due: int) -> None:
 def undelete_file(connection: Connection, name: str) -> Plan:
     """Bring back what was last deleted or replaced under `name`, if its blocks are not going yet.
 
-    Raises NotFound if there is nothing to bring back, Conflict if there is a file of that name.
+    Raises NotFound if there is nothing to bring back, Conflict if there is a file of that name, QuotaExceeded if there
+    is no room for it.
     """
     if committed_generation(connection, name) is not None:
         raise Conflict(f"{name} exists; rename or delete it first")
@@ -88,17 +90,26 @@ def undelete_file(connection: Connection, name: str) -> Plan:
     if connection.execute(_PLACELESS, {"of": generation}).first() is not None:
         raise NotFound("its blocks went with a data server that was removed")
     connection.execute(_UNDELETE, {"of": generation})
-    return committed_plan(connection, name)
+    plan = committed_plan(connection, name)
+    prefixes = quotas_of(connection, name)
+    if prefixes:
+        check_room(connection, prefixes, plan.total_size, [])
+        count(connection, prefixes, plan.total_size, used=1)
+    return plan
 
 
 def rename_file(connection: Connection, name: str, new_name: str, due: int) -> None:
-    """Give a committed file another name; a committed file of that name is replaced. Raises NotFound."""
+    """Give a committed file another name; a committed file of that name is replaced.
+
+    Raises NotFound, QuotaExceeded if there is no room where it comes to.
+    """
     generation = committed_generation(connection, name)
     if generation is None:
         raise NotFound
     if name == new_name:
         return
     replaced = committed_generation(connection, new_name)
+    count_rename(connection, generation, new_name, replaced)
     if replaced is not None:
         end_plan(connection, replaced, due)
     for implicit in connection.execute(_OPEN_IMPLICIT, {"name": new_name}).scalars().all():

@@ -101,10 +101,10 @@ def _past(entry: str, prefix: str, delimiter: str) -> str | None:
     None if there can be no later entry.
     """
     rolled = _rolled_up(entry, prefix, delimiter)
-    return entry + _LOWEST_CHARACTER if rolled is None else _above(rolled)
+    return entry + _LOWEST_CHARACTER if rolled is None else above(rolled)
 
 
-def _above(prefix: str) -> str | None:
+def above(prefix: str) -> str | None:
     """Return the lowest string above all that begin with `prefix`, or None if there is nothing above."""
     head = prefix.rstrip(chr(_HIGHEST_CODE))
     if not head:
@@ -117,8 +117,8 @@ def _committed_rows(connection: Connection, prefix: str, lowest: str, most: int)
     c = plans.c
     columns = (c.name, c.total_size, c.block_size, c.generation, c.replicas, c.modified, c.attributes)
     within = [COMMITTED, c.name >= max(lowest, prefix)]
-    if (above := _above(prefix)) is not None:
-        within.append(c.name < above)
+    if (end := above(prefix)) is not None:
+        within.append(c.name < end)
     return connection.execute(select(*columns).where(*within).order_by(c.name).limit(most)).all()
 
 

@@ -56,10 +56,37 @@ CREATE TABLE repairs (
 CREATE INDEX repairs_remaining ON repairs (remaining, due)
 """
 
+_TO_VERSION_3 = """
+ALTER TABLE plans ADD COLUMN holder TEXT;
+CREATE TABLE quotas (
+    prefix TEXT NOT NULL,
+    max_bytes INTEGER,
+    max_files INTEGER,
+    used_bytes INTEGER NOT NULL,
+    used_files INTEGER NOT NULL,
+    open_bytes INTEGER NOT NULL,
+    open_files INTEGER NOT NULL,
+    PRIMARY KEY (prefix)
+) WITHOUT ROWID;
+CREATE TABLE revoked_tokens (
+    token_id TEXT NOT NULL,
+    revoked TEXT NOT NULL,
+    PRIMARY KEY (token_id)
+) WITHOUT ROWID
+"""
+
 
 def _identity_repair_and_undelete(connection: Connection) -> None:
-    for statement in _TO_VERSION_2.split(";"):
+    _run(connection, _TO_VERSION_2)
+
+
+def _quotas_and_tokens(connection: Connection) -> None:
+    _run(connection, _TO_VERSION_3)
+
+
+def _run(connection: Connection, statements: str) -> None:
+    for statement in statements.split(";"):
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = [_identity_repair_and_undelete]
+MIGRATIONS: Sequence[Callable[[Connection], None]] = [_identity_repair_and_undelete, _quotas_and_tokens]

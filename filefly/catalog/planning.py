@@ -27,6 +27,7 @@ from filefly.catalog.plans import (
     open_plans,
     plan_of_generation,
 )
+from filefly.catalog.quotas import check_room, count, quotas_of
 from filefly.catalog.replicas import trashed_on
 from filefly.catalog.schema import PENDING, blocks, catalog, plans, replicas, trash
 from filefly.catalog.statements import Statement
@@ -51,6 +52,7 @@ class NewPlan(Struct, frozen=True):
     attributes: Attributes = {}
     resumes: int | None = None
     touched: int = 0
+    holder: str | None = None
 
 
 _generation: BindParameter[int] = bindparam("of")
@@ -62,7 +64,8 @@ _stem_is_used = or_(
 )
 _STEM_IS_USED = Statement(select(_stem_is_used))
 _DECIDED = (
-    *("name", "explicit", "total_size", "block_size", "replicas", "attributes", "if_generation", "touched", "resumes"),
+    *("name", "explicit", "total_size", "block_size", "replicas", "attributes"),
+    *("if_generation", "touched", "resumes", "holder"),
 )
 _NEW_PLAN = Statement(
     insert(plans)
@@ -87,10 +90,15 @@ def short_ids_free(connection: Connection, name: str) -> bool:
 def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
     """Write down a plan; `short_ids` says that the data servers hold no block with a short id of this name.
 
-    Raises Conflict if the name's generation is not the one that was asked for.
+    Raises Conflict if the name's generation is not the one that was asked for, QuotaExceeded if there is no room.
     """
     if new.if_generation is not None:
         check_generation(committed_generation(connection, new.name), new.if_generation)
+    prefixes = quotas_of(connection, new.name)
+    if prefixes:
+        ends = [committed_generation(connection, new.name), new.resumes]
+        check_room(connection, prefixes, new.total_size, ends, planned=True)
+        count(connection, prefixes, new.total_size, planned=1)
     stem = stem_of(new.name)
     decided = {
         "name": new.name,
@@ -103,6 +111,7 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         "if_generation": new.if_generation,
         "touched": new.touched,
         "resumes": new.resumes,
+        "holder": new.holder,
     }
     generation, used_stem = _NEW_PLAN.row(connection, decided)
     sums: Sequence[str | None] = new.sums or [None] * len(new.sizes)
@@ -129,6 +138,7 @@ def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
         if_generation=new.if_generation,
         modified=None,
         resumes=new.resumes,
+        holder=new.holder,
         blocks=planned,
     )
 

@@ -42,6 +42,7 @@ class Plan(Struct, frozen=True):
     if_generation: int | None
     modified: str | None
     resumes: int | None
+    holder: str | None
     blocks: tuple[PlanBlock, ...]
 
     @property
@@ -100,9 +101,8 @@ def blocks_of_plan(connection: Connection, generation: int) -> tuple[PlanBlock, 
 
 
 def _plan(connection: Connection, row: Any) -> Plan:
-    generation, name, state, explicit, size, block_size, wanted, attributes, stem, if_generation, modified, resumes = (
-        row
-    )
+    generation, name, state, explicit, size, block_size, wanted, attributes, *rest = row
+    stem, if_generation, modified, resumes, holder = rest
     return Plan(
         generation,
         name,
@@ -116,6 +116,7 @@ def _plan(connection: Connection, row: Any) -> Plan:
         if_generation,
         modified,
         resumes,
+        holder,
         blocks_of_plan(connection, generation),
     )
 

@@ -9,13 +9,15 @@
 | `replicas` | where a block is planned or stored; `rank` 0 is preferred; `bad`: found to be `missing` or `corrupt` |
 | `trash` | a block that must go from a data server, until that has confirmed; `aside` ones are moved away |
 | `repairs` | a block that has to be looked at: its replicas are too few, too many, or bad |
+| `quotas` | a limit for files whose names begin with `prefix`, and how much of it is used |
+| `revoked_tokens` | a token that is void before its time |
 
 `plans.generation` and `data_servers.key` never repeat (AUTOINCREMENT). `stem` is set where the plan's ids have the
 short form and so occupy it. An upload that was given up keeps its stem when all else of it is forgotten (`over`):
 whoever is still at work on it must not meet another file's blocks. Times named `due`, `touched` and `begun` are in
 seconds of running time (`catalog.running_seconds`). Names are compared as UTF-8 bytes. `data_servers.storage_id` is
 empty until a data server was first heard from, `address` while its storage is seen nowhere. `displaced` says that
-replicas of it were replaced while it was away.
+replicas of it were replaced while it was away. `plans.holder` is the id of the token that a plan was made with.
 """
 
 from collections.abc import Callable
@@ -94,6 +96,7 @@ plans = Table(
     Column("touched", _Number, nullable=False, server_default="0"),
     Column("resumes", _Number),
     Column("due", _Number),
+    Column("holder", Text),
     sqlite_autoincrement=True,
 )
 
@@ -157,6 +160,27 @@ repairs = Table(
     sqlite_with_rowid=False,
 )
 Index("repairs_remaining", repairs.c.remaining, repairs.c.due)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("prefix", _Name, primary_key=True),
+    Column("max_bytes", _Number),
+    Column("max_files", _Number),
+    Column("used_bytes", _Number, nullable=False),
+    Column("used_files", _Number, nullable=False),
+    Column("open_bytes", _Number, nullable=False),
+    Column("open_files", _Number, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("token_id", _Name, primary_key=True),
+    Column("revoked", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 
 class CatalogUnusable(Exception):

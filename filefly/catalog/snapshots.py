@@ -33,6 +33,9 @@ _FILES = """SELECT p.generation, p.name,
     (SELECT group_concat(r.position || ':' || r.server) FROM replicas r WHERE r.generation = p.generation)
     FROM plans p WHERE p.state = 'committed' AND substr(p.name, 1, length(?1)) <> ?1 ORDER BY p.generation"""
 
+_QUOTAS = "SELECT prefix, max_bytes, max_files FROM quotas ORDER BY prefix"
+_REVOKED_TOKENS = "SELECT token_id FROM revoked_tokens ORDER BY token_id"
+
 
 def catalog_file(connection: Connection) -> Path | None:
     """Return the file of an SQLite catalog; None for one that another database server keeps."""
@@ -60,14 +63,15 @@ class Snapshots:
         self._stopping = True
 
     def digest(self) -> str:
-        """Return a digest of what a backup is for: another file, name or place of a block changes it.
+        """Return a digest of what a backup is for: files, their names and places, quotas, tokens that are void.
 
         Raises as `take` does.
         """
         digest = hashlib.sha256()
         with self._refusals() as path, closing(_connect(path)) as source:
-            source.execute("BEGIN")  # both queries read one state
-            for query, values in ((_DATA_SERVERS, ()), (_FILES, (self.ignored_prefix,))):
+            source.execute("BEGIN")  # all queries read one state
+            files = (_FILES, (self.ignored_prefix,))
+            for query, values in ((_DATA_SERVERS, ()), files, (_QUOTAS, ()), (_REVOKED_TOKENS, ())):
                 for row in source.execute(query, values):
                     self._check_running()
                     digest.update(repr(row).encode())

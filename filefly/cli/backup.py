@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from filefly.cli.options import metadata_addr, metadata_option, quiet_option
+from filefly.cli.options import cluster_options, metadata_addr, quiet_option
 from filefly.cli.run import run, say
 from filefly.cli.watching import Watch, watching
 from filefly.errors import FileFlyError
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 600.0
 
 
 @click.group(short_help="Back the catalog up; accept a restored one.")
-@metadata_option()
+@cluster_options()
 def catalog() -> None:
     """Back the catalog up, or go on with one that was restored.
 
@@ -38,7 +38,7 @@ def catalog() -> None:
 @catalog.command(short_help="Write a consistent copy of the catalog to FILE.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @quiet_option
-@metadata_option()
+@cluster_options()
 def backup(file: Path, quiet: bool) -> None:
     """Write a consistent copy of the catalog to FILE, while everything goes on; `-` is standard output.
 
@@ -89,7 +89,7 @@ def _print_thd(path: Path) -> None:
 
 
 @catalog.command(short_help="Go on with a catalog that is older than its data.")
-@metadata_option()
+@cluster_options()
 def accept() -> None:
     """Go on with a catalog that is older than its data, as after restoring one: trash and expiry resume.
 

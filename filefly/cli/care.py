@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from filefly.cli.options import json_option, metadata_addr, metadata_option, quiet_option
+from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json
 from filefly.cli.run import run, say
 from filefly.cli.servers import name_of_server, state_of
@@ -27,7 +27,7 @@ no_wait_option = click.option("--no-wait", is_flag=True, help="Start it and retu
 @no_wait_option
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def drain(address: str, no_wait: bool, as_json: bool, quiet: bool) -> None:
     """Move everything off a data server, and say when it is safe to remove.
 
@@ -114,7 +114,7 @@ def _verdict(address: str, found: "DrainProgress") -> str:
 
 @click.command(short_help="Let a data server keep what it has.")
 @click.argument("address", metavar="ADDR")
-@metadata_option()
+@cluster_options()
 def undrain(address: str) -> None:
     """Let a data server keep what it still has, and give it new blocks again.
 
@@ -135,7 +135,7 @@ def undrain(address: str) -> None:
 @no_wait_option
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def scrub(address: str | None, no_wait: bool, as_json: bool, quiet: bool) -> None:
     """Re-read every block now, on one data server or on all, and compare it with its checksum.
 

@@ -6,10 +6,10 @@ import click
 from msgspec import Struct
 
 from filefly.cli.folders import prefix_of
-from filefly.cli.options import json_option, metadata_addr, metadata_option, quiet_option
+from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
-from filefly.errors import FileFlyError, NotFound, Unavailable
+from filefly.errors import FileFlyError, Forbidden, NotFound, Unavailable
 from filefly.units import format_size
 from filefly.wire.address import check_client_address
 from filefly.wire.messages import DataServerState
@@ -30,7 +30,7 @@ class ListedFolder(Struct, frozen=True):
 @click.argument("folder", default="", metavar="[FOLDER]")
 @click.option("-r", "--recursive", is_flag=True, help="List what is in folders too.")
 @json_option
-@metadata_option()
+@cluster_options()
 def ls(folder: str, recursive: bool, as_json: bool) -> None:
     """List files: size, time of the upload, name. Folders are what names have before a slash.
 
@@ -60,7 +60,10 @@ def ls(folder: str, recursive: bool, as_json: bool) -> None:
                 break
             after = page.next
         if not shown and prefix:
-            await client.stat(folder)  # says `file not found`, or that the folder is a file:
+            try:
+                await client.stat(folder)  # says `file not found`, or that the folder is a file:
+            except Forbidden:  # the token is for what is in the folder
+                raise NotFound(f"no file's name begins with {prefix}") from None
             click.echo(f"{folder} is a file; see filefly-client stat {folder}")
 
     run(metadata_addr(), _CONCURRENCY, command)
@@ -69,7 +72,7 @@ def ls(folder: str, recursive: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @json_option
-@metadata_option()
+@cluster_options()
 def stat(name: str, as_json: bool) -> None:
     """Show what is known of a file, and where its blocks are.
 
@@ -113,7 +116,7 @@ def stat(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.argument("new_name")
-@metadata_option()
+@cluster_options()
 def mv(name: str, new_name: str) -> None:
     """Rename a file, replacing what has the new name. No byte moves.
 
@@ -132,7 +135,7 @@ def mv(name: str, new_name: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-r", "--recursive", is_flag=True, help="Delete all files below each NAME.")
 @quiet_option
-@metadata_option()
+@cluster_options()
 def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
     """Delete files.
 
@@ -161,7 +164,7 @@ def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
 @click.command(short_help="Bring back a file that was deleted or replaced.")
 @click.argument("name")
 @json_option
-@metadata_option()
+@cluster_options()
 def undelete(name: str, as_json: bool) -> None:
     """Bring back the file that was last deleted or replaced under NAME, within the grace period (--trash-grace).
 
@@ -187,7 +190,7 @@ def undelete(name: str, as_json: bool) -> None:
 @click.argument("addresses", nargs=-1, metavar="[HOST:PORT...]")
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def ping(addresses: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Ask servers whether they are there: the metadata server, or those that are named.
 

@@ -9,13 +9,18 @@ from filefly.cli.backup import catalog
 from filefly.cli.care import drain, scrub, undrain
 from filefly.cli.catalog import ls, mv, ping, rm, stat, undelete
 from filefly.cli.fsck import fsck
-from filefly.cli.options import metadata_option
+from filefly.cli.options import cluster_options
+from filefly.cli.quotas import quota
+from filefly.cli.secrets import secret
 from filefly.cli.servers import servers
+from filefly.cli.tls import tls
+from filefly.cli.tokens import token
 from filefly.cli.transfers import cat, download, upload
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Files": (upload, download, cat, ls, stat, mv, rm, undelete),
     "Cluster": (servers, ping, drain, undrain, scrub, fsck, catalog),
+    "Security": (secret, token, quota, tls),
 }
 """The commands in the order in which help lists them."""
 
@@ -35,7 +40,7 @@ class _Sectioned(click.Group):
 
 
 @click.group(cls=_Sectioned, context_settings={"help_option_names": ["-h", "--help"]})
-@metadata_option(envvar="FILEFLY_METADATA_ADDR")
+@cluster_options(from_environment=True)
 @click.version_option(__version__)
 def cli() -> None:
     """Put files into a FileFly cluster, look at them, get them back, and look after the cluster.

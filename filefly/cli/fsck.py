@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from filefly.cli.options import json_option, metadata_addr, metadata_option, quiet_option
+from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json
 from filefly.cli.run import run, say
 from filefly.cli.watching import Watch, counted, watching
@@ -35,7 +35,7 @@ class FsckSummary(Struct, frozen=True):
 @click.option("--quick", is_flag=True, help="Only look whether blocks are there; do not re-read them.")
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def fsck(repair: bool, quick: bool, as_json: bool, quiet: bool) -> None:
     """Check every file against the data servers: what is missing, corrupt, has too few copies, or is unknown.
 

@@ -16,7 +16,10 @@ def main() -> None:
 def _main() -> None:
     import click
 
-    from filefly.cli.commands import cli
+    from filefly.cli.lean import lean
+
+    with lean():
+        from filefly.cli.commands import cli
     from filefly.cli.run import INTERRUPTED, say
     from filefly.errors import FileFlyError
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from filefly.client.progress import Progress
 from filefly.units import format_size
 from filefly.wire.codec import encode
+from filefly.wire.messages import Metadata
 
 
 class LogLines(Progress):
@@ -92,7 +94,9 @@ def progress(verb: str, quiet: bool, expected: int | None = None) -> Iterator[Pr
 
 
 def print_json(message: Struct) -> None:
-    """Print a message as one JSON line."""
+    """Print a message as one JSON line, without tickets: who reads them could use them."""
+    if isinstance(message, Metadata):
+        message = replace(message, tickets={})
     click.echo(encode(message))
 
 

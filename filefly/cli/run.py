@@ -9,7 +9,11 @@ from typing import Any
 
 import click
 
-from filefly.errors import FileFlyError, Unavailable, UnknownCommand
+from filefly.cli.lean import lean
+from filefly.cli.options import token
+from filefly.cli.tls_options import tls_files
+from filefly.cli.token_files import GivenToken
+from filefly.errors import FileFlyError, Forbidden, QuotaExceeded, Unauthorized, Unavailable, UnknownCommand
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -22,18 +26,28 @@ def run(
     command: Callable[[Any], Coroutine[Any, Any, int | None]],
     timeout_seconds: float = 60.0,
 ) -> None:
-    """Run `command` with a Client, then end the process.
+    """Run `command` with a Client that has the token of this command line, then end the process.
 
     Its exit status is what `command` returns, None is 0; 1 with a sentence on stderr for a FileFlyError; 130 on Ctrl-C,
     after `command` was cancelled and has cleaned up after itself. An answer may take `timeout_seconds`.
     """
-    from twisted.internet import reactor as twisted_reactor
-    from twisted.internet.defer import Deferred
+    given, tls = token(), tls_files()  # what cannot be used is told before anything begins
 
-    from filefly.client.api import Client
+    with lean():
+        from twisted.internet import reactor as twisted_reactor
+        from twisted.internet.defer import Deferred
+
+        from filefly.client.api import Client
 
     reactor: Any = twisted_reactor  # which reactor it is, and so what it can do, is decided at run time
-    client = Client(reactor, metadata_addr, concurrency=concurrency, timeout_seconds=timeout_seconds)
+    client = Client(
+        reactor,
+        metadata_addr,
+        concurrency=concurrency,
+        timeout_seconds=timeout_seconds,
+        token=None if given is None else given.text,
+        tls=tls,
+    )
     ended: list[Any] = []
 
     def begin() -> None:
@@ -60,10 +74,10 @@ def run(
     if exit_statuses:
         os._exit(exit_statuses[0])  # `command` has cleaned up; a thread may still be reading a terminal
     client.close()
-    sys.exit(_status_of(ended[0], metadata_addr))
+    sys.exit(_status_of(ended[0], metadata_addr, given))
 
 
-def _status_of(result: Any, metadata_addr: str) -> int:
+def _status_of(result: Any, metadata_addr: str, given: GivenToken | None = None) -> int:
     """Return the exit status that `result` is or, as a Failure, stands for; and say why it is not 0."""
     if result is None or isinstance(result, int):
         return result or 0
@@ -73,13 +87,24 @@ def _status_of(result: Any, metadata_addr: str) -> int:
         return _BROKEN_PIPE
     if not isinstance(error, FileFlyError):
         result.raiseException()
-    hint = ""
-    if isinstance(error, Unavailable) and str(error).startswith(f"cannot reach {metadata_addr}"):
-        hint = "; is the metadata server running there? (--metadata-addr)"
-    if isinstance(error, UnknownCommand):
-        hint = f"; is {metadata_addr} a metadata server, and not a data server? (--metadata-addr)"
-    say(f"{error}{hint}")
+    say(f"{error}{_hint(error, metadata_addr, given)}")
     return 1
+
+
+def _hint(error: FileFlyError, metadata_addr: str, given: GivenToken | None) -> str:
+    """Return what to do next where the error does not say it by itself."""
+    match error:
+        case Unavailable() if str(error).startswith(f"cannot reach {metadata_addr}"):
+            return "; is the metadata server running there? (--metadata-addr)"
+        case UnknownCommand():
+            return f"; is {metadata_addr} a metadata server, and not a data server? (--metadata-addr)"
+        case Unauthorized() if given is None and "--token-file" not in str(error):
+            return "; sign in with a token: --token-file FILE, or FILEFLY_TOKEN_FILE in the environment"
+        case Unauthorized() | Forbidden() if given is not None:
+            return f" (signed in with the token of {given.source})"
+        case QuotaExceeded():
+            return "; delete something there, or have the quota raised (filefly-client quota set)"
+    return ""
 
 
 def say(sentence: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from filefly.cli.options import check_address, json_option, metadata_addr, metadata_option
+from filefly.cli.options import check_address, cluster_options, json_option, metadata_addr
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
 from filefly.errors import FileFlyError
@@ -23,7 +23,7 @@ _ACCEPT = "filefly-client servers accept"
 
 @click.group(invoke_without_command=True, short_help="Show the data servers; add, accept, remove one.")
 @json_option
-@metadata_option()
+@cluster_options()
 @click.pass_context
 def servers(context: click.Context, as_json: bool) -> None:
     """Show the data servers and how they are; or add, accept or remove one.
@@ -128,7 +128,7 @@ def _scrub(scrub: ScrubProgress | None) -> str:
 @servers.command(short_help="Add the data server at ADDR.")
 @click.argument("address", metavar="ADDR", callback=check_address)
 @click.option("--advertised", metavar="ADDR", callback=check_address, help="What clients are told instead of ADDR.")
-@metadata_option()
+@cluster_options()
 def add(address: str, advertised: str | None) -> None:
     """Add the data server at ADDR, as the metadata server reaches it; or change what clients are told of it.
 
@@ -150,7 +150,7 @@ def add(address: str, advertised: str | None) -> None:
 @servers.command(short_help="Take the storage that is now at ADDR for what it is.")
 @click.argument("address", metavar="ADDR")
 @click.option("--take-over", is_flag=True, help="Also one of another catalog, which cannot use it any more.")
-@metadata_option()
+@cluster_options()
 def accept(address: str, take_over: bool) -> None:
     """Take the storage that is now at ADDR for what it is, though another one was expected there.
 
@@ -173,7 +173,7 @@ def accept(address: str, take_over: bool) -> None:
 @click.argument("address", metavar="ADDR")
 @click.option("--lost", is_flag=True, help="It will not come back: give up what only it has.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@metadata_option()
+@cluster_options()
 def remove(address: str, lost: bool, yes: bool) -> None:
     """Retire a data server for good: one that was drained, or whose disk is lost.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from filefly.cli.folders import LocalFile, files_below, name_of, prefix_of, targets_of
-from filefly.cli.options import concurrency_option, json_option, metadata_addr, metadata_option, quiet_option
+from filefly.cli.options import cluster_options, concurrency_option, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
 from filefly.errors import FileFlyError, NotFound
@@ -47,7 +47,7 @@ StoreFiles = Callable[..., Awaitable[None]]
 @concurrency_option
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def upload(
     paths: tuple[Path, ...],
     files: tuple[Path, ...],
@@ -219,7 +219,7 @@ def _tell(metadata: "Metadata", uploaded: bool) -> None:
 @concurrency_option
 @json_option
 @quiet_option
-@metadata_option()
+@cluster_options()
 def download(
     name: str, output: Path | None, recursive: bool, resume: bool, concurrency: int, as_json: bool, quiet: bool
 ) -> None:
@@ -281,7 +281,7 @@ def _downloaded(metadata: "Metadata", target: Path, as_json: bool, quiet: bool) 
 @click.option("--offset", type=click.IntRange(0), default=0, metavar="N", help="Begin at this byte.")
 @click.option("--length", type=click.IntRange(0), metavar="N", help="Print at most so many bytes.")
 @concurrency_option
-@metadata_option()
+@cluster_options()
 def cat(names: tuple[str, ...], offset: int, length: int | None, concurrency: int) -> None:
     """Print files, each block verified before a byte of it is printed.
 

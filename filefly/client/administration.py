@@ -36,6 +36,7 @@ from filefly.wire.messages import (
     Reply,
     Request,
 )
+from filefly.wire.security import ListQuotas, ListRevokedTokens, QuotaList, RevokedTokens, RevokeToken, SetQuota
 from filefly.wire.streaming import receive_into
 
 R = TypeVar("R", bound=Reply)
@@ -146,6 +147,24 @@ class Administration:
             await receive_into(connection, self._in_thread, target.append, target.append, count)
             connection.end_payload()
         return head
+
+    # Who may do what, and how much
+
+    def revoke_token(self, token_id: str) -> Deferred[Reply]:
+        """Make a token void from now on."""
+        return self._asked(RevokeToken(token_id), Reply)
+
+    def revoked_tokens(self) -> Deferred[RevokedTokens]:
+        """Return the ids of tokens that were made void."""
+        return self._asked(ListRevokedTokens(), RevokedTokens)
+
+    def set_quota(self, prefix: str, max_bytes: int | None = None, max_files: int | None = None) -> Deferred[Reply]:
+        """Limit what files whose names begin with `prefix` may take in all; without a limit there is no quota."""
+        return self._asked(SetQuota(prefix, max_bytes, max_files), Reply)
+
+    def quotas(self) -> Deferred[QuotaList]:
+        """Return the quotas, and how much of them is used."""
+        return self._asked(ListQuotas(), QuotaList)
 
     # Asking
 

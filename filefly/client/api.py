@@ -14,7 +14,7 @@ from filefly.client.administration import Administration
 from filefly.client.batch_downloads import BatchDownload, Target
 from filefly.client.batch_transfer import BatchTransfer
 from filefly.client.batch_uploads import BatchUpload
-from filefly.client.connection import ConnectionPool
+from filefly.client.connection import STAY_UNKNOWN, ConnectionPool
 from filefly.client.downloads import Download
 from filefly.client.errors import SourceChanged
 from filefly.client.files import BytesSource, FileObjectSource, PathSource, Source
@@ -23,11 +23,12 @@ from filefly.client.readers import Reader
 from filefly.client.remote_catalog import RemoteCatalog
 from filefly.client.reports import Reports
 from filefly.client.small_files import Local, NamedPath, make_folder
+from filefly.client.tokens import TokenFor
 from filefly.client.transfer import BlockTransfer
 from filefly.client.uploads import Upload
 from filefly.errors import FileFlyError
 from filefly.threads import WorkerPool
-from filefly.wire.address import host_of
+from filefly.wire.address import host_of, resolve
 from filefly.wire.gates import SendingGate
 from filefly.wire.messages import (
     Attributes,
@@ -45,6 +46,7 @@ from filefly.wire.messages import (
     Reply,
     StoreFile,
 )
+from filefly.wire.tls import Tls, TlsFiles
 
 Readable = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -56,8 +58,9 @@ class Client:
     """A FileFly cluster, reached through its metadata server at `metadata_addr` (`HOST:PORT`).
 
     At most `concurrency` blocks move at once, in pieces: memory stays at a few MiB for each. Every method's Deferred
-    fails with a FileFlyError, and can be cancelled; a cancelled upload or download leaves nothing visible. Call `close`
-    at the end.
+    fails with a FileFlyError, and can be cancelled; a cancelled upload or download leaves nothing visible. `token` is
+    what a closed cluster wants to see: a line that `filefly-client token new` prints. `tls` says whom to believe at
+    `tls://HOST:PORT`, by default whom the system trusts. Call `close` at the end.
     """
 
     def __init__(
@@ -67,8 +70,12 @@ class Client:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         timeout_seconds: float = 60.0,
+        token: str | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
-        self._pool = ConnectionPool(reactor, host_of(metadata_addr), timeout_seconds)
+        host = host_of(metadata_addr)
+        sign_in = STAY_UNKNOWN if token is None else TokenFor(resolve(metadata_addr, host), token)
+        self._pool = ConnectionPool(reactor, host, timeout_seconds, sign_in, Tls(tls or TlsFiles()))
         self.in_thread = WorkerPool(reactor, "filefly-client", concurrency + 1)
         """Runs a blocking function beside the transfers."""
         self.in_thread.start()

@@ -63,9 +63,9 @@ class BatchDownload:
         begun: Sequence[Target] = []
         if self._resume:
             begun, files = await self._in_thread(_begun_first_thd, files)
-        blocks = [block for file, _path in files for block in file.blocks or ()]
+        wanted = [(block, file.tickets.get(place)) for file, _path in files for block in file.blocks or ()]
         try:
-            results, chunks = await self._transfer.retrieve(place, blocks) if blocks else ([], [])
+            results, chunks = await self._transfer.retrieve(place, wanted) if wanted else ([], [])
         except FileFlyError as error:
             if isinstance(error, Unavailable | TimedOut | UnknownCommand):
                 self._avoided.add(place)

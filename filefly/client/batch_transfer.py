@@ -44,9 +44,15 @@ class BatchTransfer:
                 await connection.send(payload[at : at + PIECE_BYTES])
             return _one_for_each(request.blocks, (await connection.finish(BlockResults)).results)
 
-    async def retrieve(self, address: str, blocks: Sequence[Block]) -> tuple[Sequence[BlockResult], Sequence[bytes]]:
-        """Return a result for each of `blocks`, and the bytes of those that were found as they came, not verified."""
-        request = RetrieveBlocks([BlockToRetrieve(block.id) for block in blocks])
+    async def retrieve(
+        self, address: str, wanted: Sequence[tuple[Block, str | None]]
+    ) -> tuple[Sequence[BlockResult], Sequence[bytes]]:
+        """Return a result for each block, and the bytes of those that were found as they came, not verified.
+
+        Beside each block that is wanted stands its ticket, if it has one.
+        """
+        blocks = [block for block, _ticket in wanted]
+        request = RetrieveBlocks([BlockToRetrieve(block.id, ticket=ticket) for block, ticket in wanted])
         async with self._pool.connection(address) as connection:
             await connection.begin(request)
             head = await connection.finish(BlockResults, payload_follows=True)

@@ -191,7 +191,12 @@ class BatchUpload:
         if place in self._unversed or (earlier is not None and took_long(earlier)):
             return
         blocks = [
-            BlockToStore(sending.plan.blocks[0].id, len(sending.small.data), sending.small.crc32c)
+            BlockToStore(
+                sending.plan.blocks[0].id,
+                len(sending.small.data),
+                sending.small.crc32c,
+                sending.plan.tickets.get(place),
+            )
             for sending in sendings
         ]
         data = [sending.small.data for sending in sendings]

@@ -1,8 +1,8 @@
 """A client's end of a conversation, and the pool that keeps such ends for the next request."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
@@ -11,11 +11,13 @@ from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
 from filefly.client.errors import Silent, Unreachable
-from filefly.errors import FileFlyError, PayloadEnded, TimedOut, Unavailable
+from filefly.errors import FileFlyError, PayloadEnded, TimedOut, Unauthorized, Unavailable
 from filefly.wire.address import client_endpoint, resolve
 from filefly.wire.codec import NotUnderstood, decode_reply, encode
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Reply, Request
+from filefly.wire.tls import Tls
+from filefly.wire.tls_failures import TlsRefused
 
 C = TypeVar("C", bound="ServerConnection")
 R = TypeVar("R", bound=Reply)
@@ -36,7 +38,7 @@ class ServerConnection(Conversation):
         super().__init__(clock, MAX_REPLY_LINE)
         self.address = address
         self.idle = True
-        self.signed_in = False
+        self.signed_in_as: object = None
         self._timeout_seconds = timeout_seconds
 
     async def request(self, request: Request, kind: type[R]) -> R:
@@ -109,12 +111,28 @@ class _OneConnection(ClientFactory):
         return self._connection
 
 
-SignIn = Callable[["ServerConnection"], Awaitable[None]]
-"""Says on a new connection who is asking; raises what the server says of it."""
+class SignIn(Protocol):
+    """Says on a connection who is asking."""
+
+    def identity(self) -> object:
+        """Return what changes with who it is: then connections that are signed in sign in again. None is nobody."""
+
+    async def __call__(self, connection: ServerConnection) -> None:
+        """Sign in; raises what the server says of it."""
 
 
-async def stay_unknown(_connection: "ServerConnection") -> None:
-    """Say nothing: an open cluster wants to know nobody."""
+class _StayUnknown:
+    """Says nothing: an open cluster wants to know nobody, and a data server's tickets speak for themselves."""
+
+    def identity(self) -> object:
+        """See SignIn."""
+        return None
+
+    async def __call__(self, connection: ServerConnection) -> None:
+        """See SignIn."""
+
+
+STAY_UNKNOWN: SignIn = _StayUnknown()
 
 
 class ConnectionPool:
@@ -124,12 +142,18 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, reactor: Any, known_host: str, timeout_seconds: float = 60.0, sign_in: SignIn = stay_unknown
+        self,
+        reactor: Any,
+        known_host: str,
+        timeout_seconds: float = 60.0,
+        sign_in: SignIn = STAY_UNKNOWN,
+        tls: Tls | None = None,
     ) -> None:
         self._reactor = reactor
         self._known_host = known_host
         self._timeout_seconds = timeout_seconds
         self._sign_in = sign_in
+        self._tls = tls
         self._idle: dict[str, list[Any]] = {}
 
     def connection(self, address: str) -> AbstractAsyncContextManager[ServerConnection]:
@@ -144,10 +168,14 @@ class ConnectionPool:
         """Lend a connection of one kind, always the same one for an `address`; see `connection`."""
         connection = await self._take(kind, resolve(address, self._known_host))
         try:
-            if not connection.signed_in:
+            identity = self._sign_in.identity()
+            if connection.signed_in_as != identity:
                 await self._sign_in(connection)
-                connection.signed_in = True
+                connection.signed_in_as = identity
             yield connection
+        except Unauthorized:
+            connection.signed_in_as = None  # what it signed in with is void, perhaps
+            raise
         except PayloadEnded:
             self._abort_idle(connection.address)
             raise Unreachable(f"{address} closed the connection half-way") from None
@@ -186,9 +214,11 @@ class ConnectionPool:
             connection.abort()
         protocol = kind(self._reactor, address, self._timeout_seconds)
         try:
-            await _cancellable(client_endpoint(self._reactor, address).connect(_OneConnection(protocol)))
+            await _cancellable(client_endpoint(self._reactor, address, self._tls).connect(_OneConnection(protocol)))
         except ValueError as error:
             raise Unavailable(str(error)) from None
+        except TlsRefused as error:
+            raise Unreachable(f"no TLS with {address}: {error}") from None
         except ConnectTimeout as error:
             raise Silent(f"cannot reach {address}: {_first_line(error)}") from None
         except (ConnectError, DNSLookupError) as error:

@@ -5,7 +5,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from attrs import frozen
 
 from filefly.client.errors import Silent, Unreachable
-from filefly.errors import BadRange, Busy, Corrupt, FileFlyError, Incomplete, NotFound, TimedOut, Unavailable
+from filefly.errors import (
+    BadRange,
+    Busy,
+    Corrupt,
+    FileFlyError,
+    Forbidden,
+    Incomplete,
+    NotFound,
+    TimedOut,
+    Unauthorized,
+    Unavailable,
+)
 from filefly.wire.messages import Block, DeleteFile, Metadata, RenameFile, ReplaceReplica, Request
 
 RETRY_DELAYS_SECONDS = (0.2, 1.0)
@@ -100,7 +111,7 @@ def worth_asking_again(request: Request, error: FileFlyError) -> bool:
 
 def worth_rereading(error: FileFlyError) -> bool:
     """Whether a reader that met with `error` should look whether the metadata it reads by is still right."""
-    return isinstance(error, NotFound | Unavailable | TimedOut | Corrupt)
+    return isinstance(error, NotFound | Unavailable | TimedOut | Corrupt | Unauthorized)
 
 
 def replacement_in(block: Block, known: Collection[str]) -> str | None:
@@ -127,10 +138,10 @@ def links_of(plan: Metadata, older: Metadata) -> dict[str, tuple[str, Sequence[s
 def error_of_all(block_id: str, done: str, errors: Mapping[str, FileFlyError]) -> FileFlyError:
     """Return the one error that tells of every place where a block cannot be `done` (read, stored).
 
-    Unavailable comes before corrupt before not_found: a replica that cannot be reached may still come back; one that is
-    corrupt may be repaired from a copy elsewhere.
+    Unavailable comes before corrupt before not_found: a replica that cannot be reached, or shown to who asks, may still
+    come back; one that is corrupt may be repaired from a copy elsewhere.
     """
-    kinds: Sequence[type[FileFlyError]] = (Unavailable, TimedOut, Busy, Corrupt, NotFound)
+    kinds: Sequence[type[FileFlyError]] = (Unavailable, TimedOut, Busy, Unauthorized, Forbidden, Corrupt, NotFound)
     found = list(errors.values())
     kind = next((kind for kind in kinds if any(isinstance(error, kind) for error in found)), type(found[0]))
     reasons = "; ".join(f"{address}: {error}" for address, error in errors.items())

@@ -12,6 +12,7 @@ from filefly.client.errors import SourceFailed
 from filefly.client.files import PathSource, ReadAt, give_attributes, sum_of
 from filefly.client.progress import Progress
 from filefly.client.targets import ResumableFile, TargetFile, writing
+from filefly.client.tickets import Tickets
 from filefly.client.transfer import BlockTransfer, run_all
 from filefly.errors import FileFlyError
 from filefly.threads import InThread
@@ -29,11 +30,11 @@ class Download:
     _resume: bool
     _progress: Progress
 
-    async def run(self, metadata: Metadata) -> Metadata:
+    async def run(self, metadata: Metadata, tickets: Tickets) -> Metadata:
         """Write the file with this metadata and return that."""
         self._progress.started(metadata.name, metadata.total_size)
         if not (self._resume and await self._is_there(metadata)):
-            await self._write(metadata)
+            await self._write(metadata, tickets)
         self._progress.finished(metadata.name)
         return metadata
 
@@ -56,7 +57,7 @@ class Download:
         self._keep(metadata, metadata.blocks)
         return True
 
-    async def _write(self, metadata: Metadata) -> None:
+    async def _write(self, metadata: Metadata, tickets: Tickets) -> None:
         resumable = ResumableFile(self._path, metadata.attributes) if self._resume else None
         target = resumable or TargetFile(self._path, metadata.attributes)
         try:
@@ -67,7 +68,7 @@ class Download:
                     if await self._is_kept(resumable.read, block, offset):
                         kept.append(block)
                 self._keep(metadata, kept)
-            await self._fetch_blocks(metadata, target, {block.id for block in kept})
+            await self._fetch_blocks(metadata, tickets, target, {block.id for block in kept})
             await self._in_thread(target.finish, metadata.total_size)
         finally:
             await self._in_thread(target.abort)
@@ -83,7 +84,9 @@ class Download:
             self._progress.moved(metadata.name, size)
             self._progress.kept(metadata.name, size)
 
-    async def _fetch_blocks(self, metadata: Metadata, target: TargetFile, kept: Collection[str]) -> None:
+    async def _fetch_blocks(
+        self, metadata: Metadata, tickets: Tickets, target: TargetFile, kept: Collection[str]
+    ) -> None:
         done = len(kept)
 
         async def fetch(block: Block, offset: int) -> None:
@@ -92,7 +95,8 @@ class Download:
             def write_at(at: int, chunks: Chunks) -> None:
                 target.write(offset + at, chunks)
 
-            server = await self._transfer.fetch(block, write_at, partial(self._progress.moved, metadata.name))
+            moved = partial(self._progress.moved, metadata.name)
+            server = await self._transfer.fetch(block, write_at, moved, tickets)
             done += 1
             self._progress.block_done(metadata.name, block.id, block.size, server, done, len(metadata.blocks))
 

@@ -162,10 +162,12 @@ class LocalReads:
         self._sockets[address] = None
 
     @asynccontextmanager
-    async def opened(self, local_socket: str, block_id: str) -> AsyncIterator[tuple[OpenBlock, int]]:
+    async def opened(
+        self, local_socket: str, block_id: str, ticket: str | None = None
+    ) -> AsyncIterator[tuple[OpenBlock, int]]:
         """Have a block's file and its size; it is closed in the end. Raises what the data server says."""
         async with self._pool.connection_of(LocalConnection, local_socket) as connection:
-            reply = await connection.request(Retrieve(block_id=block_id, descriptor=True), BlockSum)
+            reply = await connection.request(Retrieve(block_id=block_id, descriptor=True, ticket=ticket), BlockSum)
             file = connection.take_file()
         try:
             yield file, reply.size

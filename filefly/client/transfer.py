@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from crc32c import crc32c
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, FirstError
 
 from filefly.client.connection import ConnectionPool
@@ -14,6 +15,7 @@ from filefly.client.decisions import Slice, addresses_of, error_of_all, took_lon
 from filefly.client.files import Source
 from filefly.client.local_reads import WORTH_A_FILE, LocalReads
 from filefly.client.retries import with_retries
+from filefly.client.tickets import Tickets
 from filefly.errors import Corrupt, FileFlyError, NotFound
 from filefly.threads import InThread
 from filefly.units import Chunks
@@ -54,7 +56,7 @@ class _Summed:
 class BlockTransfer:
     """Moves single blocks; at most `concurrency` at once, whoever asks. `report` hears of bad replicas.
 
-    A data server that did not answer is asked last for a while.
+    A data server that did not answer is asked last for a while. Without `tickets` data servers know who asks.
     """
 
     _reactor: Any
@@ -80,6 +82,7 @@ class BlockTransfer:
         moved: Moved,
         storage_id: str | None = None,
         patient: bool = True,
+        tickets: Tickets | None = None,
     ) -> str:
         """Store the bytes of `source` from `offset` as `block` on one data server and return their checksum.
 
@@ -88,10 +91,12 @@ class BlockTransfer:
         """
         async with _turn(self._turns):
             request = Store(block_id=block.id, size=block.size, storage_id=storage_id)
-            once = partial(self._store_once, address, request, source, offset, moved)
+            once = partial(_shown, tickets, address, partial(self._store_once, address, request, source, offset, moved))
             return await (with_retries(self._reactor, worth_a_retry, once) if patient else once())
 
-    async def _store_once(self, address: str, request: Store, source: Source, offset: int, moved: Moved) -> str:
+    async def _store_once(
+        self, address: str, request: Store, source: Source, offset: int, moved: Moved, ticket: str | None
+    ) -> str:
         summed = _Summed()
 
         def read_thd(at: int, size: int) -> bytes:
@@ -100,54 +105,72 @@ class BlockTransfer:
             return piece
 
         async with self._pool.connection(address) as connection, _counting(moved) as count:
-            await connection.begin(request)
+            await connection.begin(replace(request, ticket=ticket))
             await send_from(connection, self._in_thread, read_thd, offset, offset + (request.size or 0), count)
             reply = await connection.finish(BlockSum)
             check_sum(summed.crc32c, reply.crc32c or "absent")
         return summed.crc32c
 
     async def link(
-        self, address: str, block: Block, source_block_id: str, crc32c: str, storage_id: str | None = None
+        self,
+        address: str,
+        block: Block,
+        source_block_id: str,
+        crc32c: str,
+        storage_id: str | None = None,
+        tickets: Tickets | None = None,
+        source_tickets: Tickets | None = None,
     ) -> None:
         """Have what one data server holds as `source_block_id` count as `block` too, if it has the sum `crc32c`."""
-        async with _turn(self._turns):
-            request = Link(block.id, source_block_id, crc32c, storage_id)
-            _check_size((await self._pool.request(address, request, BlockSum)).size, block.size)
 
-    async def fetch(self, block: Block, write_at: WriteAt, moved: Moved) -> str:
+        async def link(ticket: str | None, source_ticket: str | None) -> BlockSum:
+            request = Link(block.id, source_block_id, crc32c, storage_id, ticket, source_ticket)
+            return await self._pool.request(address, request, BlockSum)
+
+        async with _turn(self._turns):
+            found = await _shown(
+                tickets, address, lambda ticket: _shown(source_tickets, address, partial(link, ticket))
+            )
+            _check_size(found.size, block.size)
+
+    async def fetch(self, block: Block, write_at: WriteAt, moved: Moved, tickets: Tickets | None = None) -> str:
         """Read a whole block, hand its bytes to `write_at` (offsets are the block's), and verify them.
 
         Return the address that had it. What was written before an error is to be ignored.
         """
         async with _turn(self._turns):
-            return await self._from_any_replica(block, partial(self._fetch_once, block, write_at, moved))
+            return await self._from_any_replica(block, tickets, partial(self._fetch_once, block, write_at, moved))
 
-    async def _fetch_once(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> str:
+    async def _fetch_once(self, block: Block, write_at: WriteAt, moved: Moved, address: str, ticket: str | None) -> str:
         local_socket = await self._local.socket_of(address) if block.size >= WORTH_A_FILE else None
         if local_socket is not None:
             try:
-                await self._fetch_file(block, write_at, moved, local_socket)
+                await self._fetch_file(block, write_at, moved, local_socket, ticket)
                 return address
             except FileFlyError:
                 pass  # what the data server says over TCP counts
-        await self._fetch_bytes(block, write_at, moved, address)
+        await self._fetch_bytes(block, write_at, moved, address, ticket)
         if local_socket is not None:
             self._local.give_up(address)  # the block is all right
         return address
 
-    async def _fetch_file(self, block: Block, write_at: WriteAt, moved: Moved, local_socket: str) -> None:
+    async def _fetch_file(
+        self, block: Block, write_at: WriteAt, moved: Moved, local_socket: str, ticket: str | None
+    ) -> None:
         summed = _Summed()
-        async with self._local.opened(local_socket, block.id) as (file, size), _counting(moved) as count:
+        async with self._local.opened(local_socket, block.id, ticket) as (file, size), _counting(moved) as count:
             _check_size(size, block.size)
             await self._in_thread(file.read, size, _writing(write_at, summed))
             check_sum(block.crc32c, summed.crc32c)
             count(size)
 
-    async def _fetch_bytes(self, block: Block, write_at: WriteAt, moved: Moved, address: str) -> None:
+    async def _fetch_bytes(
+        self, block: Block, write_at: WriteAt, moved: Moved, address: str, ticket: str | None
+    ) -> None:
         summed = _Summed()
         write_thd = _writing(write_at, summed)
         async with self._pool.connection(address) as connection, _counting(moved) as count:
-            await connection.begin(Retrieve(block_id=block.id, raw=True))
+            await connection.begin(Retrieve(block_id=block.id, raw=True, ticket=ticket))
             head = await connection.finish(BytesFollow, payload_follows=True)
             _check_size(head.size, block.size)
             connection.begin_payload(head.size)
@@ -155,14 +178,14 @@ class BlockTransfer:
             connection.end_payload()
             check_sum(block.crc32c, summed.crc32c)
 
-    async def read(self, part: Slice) -> list[bytes]:
+    async def read(self, part: Slice, tickets: Tickets | None = None) -> list[bytes]:
         """Return the verified bytes of `part` of a block, as chunks."""
         async with _turn(self._turns):
-            return await self._from_any_replica(part.block, partial(self._read_once, part))
+            return await self._from_any_replica(part.block, tickets, partial(self._read_once, part))
 
-    async def _read_once(self, part: Slice, address: str) -> list[bytes]:
+    async def _read_once(self, part: Slice, address: str, ticket: str | None) -> list[bytes]:
         chunks = []
-        async with aclosing(self._pieces_once(part, part.offset, address, _Summed())) as pieces:
+        async with aclosing(self._pieces_once(part, part.offset, address, _Summed(), ticket)) as pieces:
             async for piece in pieces:
                 chunks.append(piece)
         return chunks
@@ -186,11 +209,16 @@ class BlockTransfer:
         raise error_of_all(part.block.id, "read", errors)
 
     async def _pieces_once(
-        self, part: Slice, offset: int, address: str, summed: _Summed
+        self, part: Slice, offset: int, address: str, summed: _Summed, ticket: str | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield what `part` still lacks from `offset` on; `summed` holds what came before."""
         wanted = Retrieve(
-            block_id=part.block.id, offset=offset, length=part.end - offset, raw=True, crc32c=part.block.crc32c
+            block_id=part.block.id,
+            offset=offset,
+            length=part.end - offset,
+            raw=True,
+            crc32c=part.block.crc32c,
+            ticket=ticket,
         )
         async with self._pool.connection(address) as connection:
             await connection.begin(wanted)
@@ -207,14 +235,16 @@ class BlockTransfer:
         # A range has no checksum in the catalog; the replica that began it has said what all of it adds up to.
         check_sum(part.block.crc32c if part.whole else summed.announced or "absent", summed.crc32c)
 
-    async def _from_any_replica(self, block: Block, once: Callable[[str], Awaitable[T]]) -> T:
+    async def _from_any_replica(
+        self, block: Block, tickets: Tickets | None, once: Callable[[str, str | None], Awaitable[T]]
+    ) -> T:
         noted = set[str]()
 
         async def one_round() -> T:
             errors: dict[str, FileFlyError] = {}
             for address in self._in_order(block):
                 try:
-                    return await once(address)
+                    return await _shown(tickets, address, partial(once, address))
                 except FileFlyError as error:
                     errors[address] = error
                     if address not in noted:
@@ -233,6 +263,10 @@ class BlockTransfer:
             self._silent_until[address] = self._reactor.seconds() + _AVOIDED_SECONDS
         elif isinstance(error, NotFound | Corrupt):
             self._report(block_id, address)
+
+
+async def _shown(tickets: Tickets | None, address: str, once: Callable[[str | None], Awaitable[T]]) -> T:
+    return await (once(None) if tickets is None else tickets.shown(address, once))
 
 
 async def run_all(jobs: Iterable[Callable[[], Awaitable[None]]], at_once: int) -> None:

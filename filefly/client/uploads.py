@@ -14,6 +14,7 @@ from filefly.client.errors import SourceChanged, SourceFailed
 from filefly.client.files import Source, sum_of
 from filefly.client.progress import Progress
 from filefly.client.remote_catalog import RemoteCatalog
+from filefly.client.tickets import Tickets, tickets_of_plan
 from filefly.client.transfer import BlockTransfer, run_all
 from filefly.errors import FileFlyError, TimedOut, Unavailable
 from filefly.threads import InThread
@@ -23,10 +24,8 @@ from filefly.wire.messages import (
     CompleteFile,
     Metadata,
     MetadataReply,
-    RenewPlan,
     ReplaceReplica,
     Replica,
-    Reply,
     StoredBlock,
     StoreFile,
 )
@@ -90,6 +89,7 @@ class Upload:
     _failed: dict[str, FileFlyError] = field(factory=dict)
     """What was last wrong with data servers that failed for good."""
     _placings: Sequence[_Placing] = ()
+    _tickets: Tickets = field(init=False)
 
     async def run(self, request: StoreFile, plan: Metadata | None = None) -> Metadata:
         """Plan the file, unless there is a `plan` already, store and commit it and return its metadata."""
@@ -98,7 +98,8 @@ class Upload:
         self._progress.started(plan.name, sum(block.size * len(block.replicas) for block in plan.blocks))
         self._storage_ids.update(plan.storage_ids)
         self._placings = [_Placing(block, offset) for block, offset in offsets_of(plan.blocks)]
-        async with _renewed(self._catalog, plan.generation):
+        self._tickets = tickets_of_plan(self._catalog, plan)
+        async with _renewed(self._catalog.reactor, self._tickets):
             if reply.resumes is not None:
                 await self._link_blocks(plan, reply.resumes)
             await self._store_blocks(plan)
@@ -115,8 +116,9 @@ class Upload:
 
     async def _link_blocks(self, plan: Metadata, older: Metadata) -> None:
         links = links_of(plan, older)
+        older_tickets = tickets_of_plan(self._catalog, older)
         jobs = (
-            partial(self._link_block, plan, placing, *links[placing.block.id])
+            partial(self._link_block, plan, placing, *links[placing.block.id], older_tickets)
             for placing in self._placings
             if placing.block.id in links
         )
@@ -124,14 +126,17 @@ class Upload:
         if kept := sum(placing.block.size for placing in self._placings if placing.done):
             self._progress.kept(plan.name, kept)
 
-    async def _link_block(self, plan: Metadata, placing: _Placing, old_id: str, places: Sequence[str]) -> None:
+    async def _link_block(
+        self, plan: Metadata, placing: _Placing, old_id: str, places: Sequence[str], older: Tickets
+    ) -> None:
         block = placing.block
         crc32c = await self._in_thread(sum_of, self._source.read, placing.offset, block.size)
         for place in places:
             if place in self._failed:
                 continue
             try:
-                await self._transfer.link(place, block, old_id, crc32c, self._storage_ids.get(place))
+                storage_id = self._storage_ids.get(place)
+                await self._transfer.link(place, block, old_id, crc32c, storage_id, self._tickets, older)
             except FileFlyError as error:  # it has to be sent, then
                 if took_long(error):
                     self._failed[place] = error
@@ -186,6 +191,7 @@ class Upload:
                 partial(self._progress.moved, plan.name),
                 self._storage_ids.get(place),
                 patient=not isinstance(earlier, Unavailable),
+                tickets=self._tickets,
             )
         except FileFlyError as error:
             self._failed[place] = error
@@ -200,6 +206,7 @@ class Upload:
         try:
             reply = await self._catalog.ask(request, BlockReply)
             self._storage_ids.update(reply.storage_ids)
+            self._tickets.add(reply.tickets)
             found = replacement_in(reply.block, placing.known)
         except (Unavailable, TimedOut):
             found = None
@@ -210,20 +217,20 @@ class Upload:
 
 
 @asynccontextmanager
-async def _renewed(catalog: RemoteCatalog, generation: int) -> AsyncIterator[None]:
-    """Give signs of life for a plan until the end of the block."""
+async def _renewed(clock: Any, tickets: Tickets) -> AsyncIterator[None]:
+    """Renew a plan's tickets, which is its sign of life too, until the end of the block."""
     under_way: list[Deferred[Any]] = []
 
     async def renew() -> None:
         with suppress(FileFlyError):
-            await catalog.ask(RenewPlan(generation=generation), Reply)
+            await tickets.renew()
 
     def begin() -> Deferred[None]:
         under_way[:] = [Deferred.fromCoroutine(renew())]
         return under_way[0]
 
     renewing = LoopingCall(begin)
-    renewing.clock = catalog.reactor
+    renewing.clock = clock
     renewing.start(RENEWAL_SECONDS, now=False).addErrback(lambda failure: failure.trap(CancelledError))
     try:
         yield

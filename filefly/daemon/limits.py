@@ -1,5 +1,6 @@
-"""How many connections a server takes, in all and from one address: nobody uses up what others need."""
+"""What a server takes from everybody, in all and from one address: nobody uses up what others need."""
 
+import ctypes
 import resource
 from collections import Counter
 from collections.abc import Mapping
@@ -9,24 +10,42 @@ from typing import Any
 from attrs import define, field
 
 from filefly.errors import Busy
+from filefly.units import KIB, parse_duration, parse_size
+from filefly.wire.budget import DEFAULT_MAX_BUFFERED, DEFAULT_MAX_UNSENT
 
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE_BYTES = 512 * KIB
 DEFAULT_CONNECTIONS = 4096
 DEFAULT_CONNECTIONS_PER_ADDRESS = 1024
 
 
 @define(eq=False)
 class ConnectionLimits:
-    """Counts the connections that are open, by the address they come from."""
+    """Counts the connections that are open, by the address they come from; and says what they may do together.
+
+    See filefly.wire.budget for `max_buffered` and `max_unsent`, filefly.daemon.patience for the times.
+    """
 
     most: int = DEFAULT_CONNECTIONS
     most_per_address: int = DEFAULT_CONNECTIONS_PER_ADDRESS
+    max_buffered: int = DEFAULT_MAX_BUFFERED
+    max_unsent: int = DEFAULT_MAX_UNSENT
+    idle_seconds: int = 0
+    peer_seconds: int = 0
     _open: Counter[str] = field(factory=Counter, init=False)
     _total: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "ConnectionLimits":
-        """Return the limits that the options of filefly.daemon.options.CONNECTION_PARAMETERS say."""
-        return cls(options["max-connections"], options["max-connections-per-address"])
+        """Return the limits that the options CONNECTION_PARAMETERS and LIMIT_PARAMETERS of this room say."""
+        return cls(
+            options["max-connections"],
+            options["max-connections-per-address"],
+            parse_size(str(options["max-buffered"])),
+            parse_size(str(options["max-unsent"])),
+            parse_duration(str(options["idle-timeout"])),
+            parse_duration(str(options["peer-timeout"])),
+        )
 
     def check(self, host: str) -> None:
         """Raise Busy, with a sentence that names the limit, unless `host` may have one more connection."""
@@ -47,6 +66,15 @@ class ConnectionLimits:
         self._total -= 1
         if not self._open[host]:
             del self._open[host]
+
+
+def give_memory_back() -> None:
+    """Have what was large given back to the system as soon as it is free, where the C library can be told so.
+
+    Of itself glibc keeps it for the next time, in each thread, once something large was free.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def allow_many_files() -> None:

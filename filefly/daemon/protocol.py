@@ -2,23 +2,39 @@
 
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionClosed, ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from filefly.daemon.audit import Audit, Audited
 from filefly.daemon.guard import Guard, OpenGuard, Session
 from filefly.daemon.limits import ConnectionLimits
-from filefly.errors import Busy, FileFlyError, Internal, TooLarge
-from filefly.wire.batches import MAX_BATCH_BYTES, StoreBlocks
-from filefly.wire.codec import CommandTable, RequestDecoder, commands_of, encode, error_reply
+from filefly.daemon.patience import Patience
+from filefly.errors import Busy, FileFlyError, Internal, TimedOut, TooLarge
+from filefly.wire.awaited import Awaited
+from filefly.wire.batches import MAX_BATCH_BYTES, RetrieveBlocks, StoreBlocks
+from filefly.wire.blocks import ListBlocks
+from filefly.wire.budget import LINE_FACTOR, LineBudget, UnsentReplies
+from filefly.wire.codec import (
+    LONG_LINE_BYTES,
+    CommandTable,
+    RequestDecoder,
+    commands_of,
+    encode,
+    error_reply,
+    weight,
+)
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
-from filefly.wire.messages import Reply, Request
+from filefly.wire.messages import ListFiles, Reply, Request
 from filefly.wire.security import Auth, Prove
 
 _MOST_IN_A_ROW = 64
 """Requests of one connection that are answered before others have a turn, if none has to wait for anything."""
+
+_OF_LARGE_REPLIES = (ListFiles, ListBlocks, RetrieveBlocks)
+"""Requests whose replies may be of any size up to a limit, and are made before the first byte is sent."""
 
 
 class Verbs(Protocol):
@@ -47,14 +63,13 @@ class ServerProtocol(Conversation):
     log = Logger()
     factory: "ServerFactory"
 
-    def __init__(
-        self, clock: Any, verbs: Verbs, guard: Guard, decoder: RequestDecoder, max_line: int, host: str
-    ) -> None:
-        super().__init__(clock, max_line)
+    def __init__(self, factory: "ServerFactory", host: str) -> None:
+        super().__init__(factory.clock, factory.max_line, factory.budget, factory.unsent)
+        self.factory = factory
         self.session = Session(host)
-        self._verbs = verbs
-        self._guard = guard
-        self._understand = decoder.understand
+        self._verbs = factory.verbs
+        self._guard = factory.guard
+        self._understand = factory.decoder.understand
         self._in_a_row = 0
         self._answering = False
         self._leaving = False
@@ -64,12 +79,14 @@ class ServerProtocol(Conversation):
         """Begin to answer."""
         super().connectionMade()
         self.factory.limits.enter(self.session.host)
+        self.factory.patience.watch(self)
         self.factory.conversations[self] = Deferred.fromCoroutine(self._converse())
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 - Twisted's signature
         """Let the conversation end."""
         super().connectionLost(reason)
         self.factory.limits.leave(self.session.host)
+        self.factory.patience.forget(self)
         self._gone.callback(None)
 
     def leave(self) -> None:
@@ -77,6 +94,16 @@ class ServerProtocol(Conversation):
         self._leaving = True
         if not self._answering:
             self.close()
+
+    def give_up(self, awaited: Awaited, sentence: str) -> None:
+        """End the conversation with a peer that does not do what is awaited, and tell it so if it may be listening."""
+        if awaited is Awaited.READING:
+            self.abort()
+        elif awaited is Awaited.REQUEST:
+            self.close()
+        else:
+            self._send_last(TimedOut(sentence))
+            self.give_room_back()
 
     async def _converse(self) -> None:
         try:
@@ -92,22 +119,34 @@ class ServerProtocol(Conversation):
                     break
                 self._in_a_row += 1
                 self._answering = True
-                await self._answer(line)
+                if len(line) > LONG_LINE_BYTES:
+                    await self.room_for(weight(line))
+                payload, request = self._understand(line)
+                del line  # it may be long, and what is made of it is, too
+                if isinstance(request, _OF_LARGE_REPLIES):
+                    await self.factory.unsent.room(self)
+                await self._answer(payload, request)
+                del request  # before the next line is gathered
                 self._answering = False
-                del line  # it may be long, and the next one is about to be gathered
+                if self.has_room:
+                    self.give_room_back()
             self.close()
         except TooLarge as error:
-            self.send(encode(error_reply(error)), b"\n").addErrback(lambda _gone: None)
-            self.close_gently()
+            self._send_last(error)
         except _EndOfConversation:
             self.close_gently()
-        except ConnectionClosed:
-            pass
+        except (ConnectionClosed, CancelledError) as error:  # the latter where it waited for room
+            error.__traceback__ = None  # `lost` holds it, and it this frame
         except Exception:  # this is framing's own broad except: the last resort of one connection
             self.log.failure("conversation with {peer} failed", peer=self.transport.getPeer())
             self.abort()
+        self.give_room_back()
         await self._gone
         self.factory.conversations.pop(self, None)
+
+    def _send_last(self, error: FileFlyError) -> None:
+        self.send(encode(error_reply(error)), b"\n").addErrback(lambda _gone: None)
+        self.close_gently()
 
     def _turn_of_others(self) -> Deferred[None]:
         """Fire in the reactor's next turn: who sends many requests at once must not keep all others waiting."""
@@ -115,8 +154,7 @@ class ServerProtocol(Conversation):
         self._clock.callLater(0, turn.callback, None)
         return turn
 
-    async def _answer(self, line: bytes) -> None:
-        payload, request = self._understand(line)
+    async def _answer(self, payload: int | None, request: Request | FileFlyError) -> None:
         limit = self._verbs.max_payload
         if isinstance(request, StoreBlocks):
             limit = max(limit, MAX_BATCH_BYTES)  # blocks that are small each may be many
@@ -148,6 +186,15 @@ class ServerProtocol(Conversation):
                 await self._reply(reply)
 
     async def _reply_to(self, request: Request) -> Reply | None:
+        try:
+            reply = await self._carry_out(request)
+        except Exception as error:
+            self.factory.audit.note(request, self.session, error)
+            raise
+        self.factory.audit.note(request, self.session, reply)
+        return reply
+
+    async def _carry_out(self, request: Request) -> Reply | None:
         if isinstance(request, Auth | Prove):
             return await self._guard.sign_in(request, self.session)
         await self._guard.check(request, self.session)
@@ -183,13 +230,18 @@ class ServerFactory(Factory):
         max_line: int = DEFAULT_MAX_LINE,
         limits: ConnectionLimits | None = None,
         guard: Guard | None = None,
+        audited: Audited = Audited.CHANGES,
     ) -> None:
-        self._clock = clock
-        self._verbs = verbs
-        self._guard = guard or OpenGuard()
-        self._decoder = RequestDecoder({**verbs.commands, **commands_of(Auth, Prove)})
-        self._max_line = max_line
+        self.clock = clock
+        self.verbs = verbs
+        self.guard = guard or OpenGuard()
+        self.audit = Audit(clock.seconds, not self.guard.is_open, audited)
+        self.decoder = RequestDecoder({**verbs.commands, **commands_of(Auth, Prove)})
+        self.max_line = max_line
         self.limits = limits or ConnectionLimits()
+        self.budget = LineBudget(self.limits.max_buffered, LINE_FACTOR * max_line)
+        self.unsent = UnsentReplies(self.limits.max_unsent)
+        self.patience = Patience(clock, self.limits.idle_seconds, self.limits.peer_seconds, self.unsent.look)
         self.conversations: dict[ServerProtocol, Deferred[None]] = {}
 
     def buildProtocol(self, addr: Any) -> Conversation:
@@ -198,7 +250,5 @@ class ServerFactory(Factory):
         try:
             self.limits.check(host)
         except Busy as error:
-            return _Refusal(self._clock, error)
-        protocol = ServerProtocol(self._clock, self._verbs, self._guard, self._decoder, self._max_line, host)
-        protocol.factory = self
-        return protocol
+            return _Refusal(self.clock, error)
+        return ServerProtocol(self, host)

@@ -57,10 +57,12 @@ class DaemonService(Service):
         self._port = port
         host = port.getHost()
         address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
-        if isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback:
+        on_network = isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback
+        if self._factory.guard.is_open and on_network:
             self.log.warn(
                 "{daemon}: whoever reaches {address} can read, overwrite and delete everything; where that is not a"
-                " private network, listen on 127.0.0.1 (--addr) or keep others out with a firewall",
+                " private network, listen on 127.0.0.1 (--addr), close the cluster (--secret-file), or keep"
+                " others out with a firewall",
                 daemon=self._daemon,
                 address=address,
             )

@@ -6,7 +6,7 @@ faster than one file after another), and the directory is synced once.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from typing import Any
 
@@ -22,6 +22,9 @@ from filefly.wire.codec import check_sum, crc32c_hex
 
 _OPEN_AT_ONCE = 64
 """How many files of a batch are written before they are synced: more are no faster, and each takes a descriptor."""
+
+NONE: Mapping[int, BlockResult] = {}
+"""The blocks of a batch that are refused, where none is."""
 
 
 @define(eq=False)
@@ -43,7 +46,7 @@ class _Part:
         """Give this block up because of `error`, unless it was given up before."""
         if isinstance(self.state, IncomingBlock):
             self.state.abort()
-            self.state = _refusal(error)
+            self.state = refusal(error)
 
     def result(self) -> BlockResult:
         """Return what became of it, now that all is over."""
@@ -59,14 +62,22 @@ class IncomingBatch:
     One thread at a time. Making it touches no disk.
     """
 
-    def __init__(self, store: BlockStore, blocks: Sequence[BlockToStore], size: int) -> None:
-        """Begin to store `blocks`; raises BadRequest or TooLarge if their bytes are not `size` in all, or too many."""
+    def __init__(
+        self, store: BlockStore, blocks: Sequence[BlockToStore], size: int, refused: Mapping[int, BlockResult] = NONE
+    ) -> None:
+        """Begin to store `blocks` but for those at the places that are `refused`: their bytes are dropped.
+
+        Raises BadRequest or TooLarge if their bytes are not `size` in all, or too many.
+        """
         if size > MAX_BATCH_BYTES:
             raise TooLarge(f"the blocks are over the limit of {MAX_BATCH_BYTES} bytes in all")
         if sum(block.size for block in blocks) != size:
             raise BadRequest(f"the sizes of the blocks do not add up to {size}")
         self._store = store
-        self._parts = [self._begin(block) for block in blocks]
+        self._parts = [
+            _Part(block, refused[place]) if place in refused else self._begin(block)
+            for place, block in enumerate(blocks)
+        ]
         self._coming = deque(self._parts)
         self._got = 0  # bytes of the first that is coming
         self._written: list[_Part] = []  # whole, but not on stable storage
@@ -75,7 +86,7 @@ class IncomingBatch:
         try:
             return _Part(block, self._store.begin(block.block_id, block.size))
         except FileFlyError as error:
-            return _Part(block, _refusal(error))
+            return _Part(block, refusal(error))
 
     def write(self, chunks: Chunks) -> None:
         """Take the next bytes; what goes wrong concerns single blocks."""
@@ -97,7 +108,8 @@ class IncomingBatch:
         for part in self._parts:
             part.attempt(IncomingBlock.publish)
         try:
-            self._store.sync_names()
+            if any(isinstance(part.state, IncomingBlock) for part in self._parts):
+                self._store.sync_names()
         except FileFlyError as error:  # what is durable now nobody knows
             for part in self._parts:
                 part.refuse(error)
@@ -121,18 +133,23 @@ class IncomingBatch:
         self._written.clear()
 
 
-def read_batch(store: BlockStore, wanted: Sequence[BlockToRetrieve]) -> tuple[list[BlockResult], list[bytes]]:
-    """Read whole blocks; return what became of each, and the bytes of those that were found, in order."""
+def read_batch(
+    store: BlockStore, wanted: Sequence[BlockToRetrieve], refused: Mapping[int, BlockResult] = NONE
+) -> tuple[list[BlockResult], list[bytes]]:
+    """Read whole blocks but for those at the places that are `refused`; return what became of each, and their bytes."""
     results: list[BlockResult] = []
     found: list[bytes] = []
     room = MAX_BATCH_BYTES
-    for each in wanted:
+    for place, each in enumerate(wanted):
+        if place in refused:
+            results.append(refused[place])
+            continue
         try:
             data = _read(store, each.block_id, room)
             checksum = crc32c_hex(crc32c(data))
             check_sum(each.crc32c, checksum)
         except FileFlyError as error:
-            results.append(_refusal(error))
+            results.append(refusal(error))
         else:
             results.append(BlockResult(size=len(data), crc32c=checksum))
             found.append(data)
@@ -153,5 +170,6 @@ def _read(store: BlockStore, block_id: str, room: int) -> bytes:
         block.close()
 
 
-def _refusal(error: FileFlyError) -> BlockResult:
+def refusal(error: FileFlyError) -> BlockResult:
+    """Return the answer for a block that `error` was the end of."""
     return BlockResult(error=str(error), code=error.code)

@@ -168,6 +168,8 @@ class BlockStore:
             with suppress(FileExistsError):
                 self._disk.mkdir(target)
                 self._directories.sync(self.storage.root)
+            if not stat.S_ISDIR(self._disk.stat(target).st_mode):
+                raise Unavailable(f"{os.fsdecode(folder)} in the storage directory is not a folder; remove it")
             self._disk.rename(self._path(block_id), self._free_path(target, name_on_disk(block_id)))
         self._directories.sync(target)
         self._directories.sync(self.storage.root)

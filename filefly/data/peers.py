@@ -15,6 +15,7 @@ from filefly.wire.blocks import BlockSum, BytesFollow, Copy, Retrieve
 from filefly.wire.codec import check_sum
 from filefly.wire.names import check_block_id
 from filefly.wire.streaming import receive_into
+from filefly.wire.tls import Tls
 
 _SILENCE_SECONDS = 20.0
 _COPY_SECONDS = 110.0
@@ -24,11 +25,11 @@ _COPY_SECONDS = 110.0
 class Peers:
     """The other data servers, and the connections to them; what comes from there is stored like any other block."""
 
-    def __init__(self, store: BlockStore, in_thread: InThread, reactor: Any) -> None:
+    def __init__(self, store: BlockStore, in_thread: InThread, reactor: Any, tls: Tls | None = None) -> None:
         self._store = store
         self._in_thread = in_thread
         self._reactor = reactor
-        self._pool = ConnectionPool(reactor, "localhost", _SILENCE_SECONDS)
+        self._pool = ConnectionPool(reactor, "localhost", _SILENCE_SECONDS, tls=tls)
 
     def close(self) -> None:
         """Close the connections that are idle."""
@@ -51,7 +52,7 @@ class Peers:
 
     async def _copy(self, request: Copy, source: str) -> BlockSum:
         async with self._pool.connection(source) as connection:
-            await connection.begin(Retrieve(request.block_id, raw=True))
+            await connection.begin(Retrieve(request.block_id, raw=True, ticket=request.ticket))
             try:
                 head = await connection.finish(BytesFollow, payload_follows=True)
             except FileFlyError as error:

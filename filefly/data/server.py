@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from crc32c import crc32c
+from twisted.internet.defer import DeferredSemaphore
 from twisted.python.failure import Failure
 
 from filefly import __version__
@@ -16,8 +17,10 @@ from filefly.data.incoming import IncomingBlock
 from filefly.data.local import send_open_file
 from filefly.data.peers import Peers
 from filefly.data.ranges import BlockRange
+from filefly.data.rights import OpenRights, Rights
 from filefly.errors import BadRequest, TimedOut, UnknownCommand
 from filefly.threads import InThread
+from filefly.units import KIB
 from filefly.wire.batches import BlockResults, RetrieveBlocks, StoreBlocks
 from filefly.wire.blocks import (
     Adopt,
@@ -41,14 +44,18 @@ from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.messages import Ping, Pong, Reply, Request
 from filefly.wire.streaming import pieces_of, receive_into
+from filefly.wire.tls import Tls
 
+_FIRST_BYTES = 256 * KIB  # of what is too long for one piece
+_BASE64_PIECE_BYTES = 256 * KIB  # each is there several times over until it is sent
+_BATCHES_IN_HAND = 2  # read as a whole before their first byte is sent
 _DISK_DEADLINE_SECONDS = 10.0
 
 
 class DataServer:
     """Answers for the blocks of one storage, and fetches blocks from other data servers when it is told to.
 
-    `reactor` dials them and keeps time.
+    `reactor` dials them and keeps time; `rights` says what is allowed of the parts of a batch.
     """
 
     commands = commands_of(
@@ -68,12 +75,21 @@ class DataServer:
         Adopt,
     )
 
-    def __init__(self, store: BlockStore, in_thread: InThread, reactor: Any) -> None:
+    def __init__(
+        self,
+        store: BlockStore,
+        in_thread: InThread,
+        reactor: Any,
+        rights: Rights | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self._store = store
+        self._rights = rights or OpenRights()
         self._identity = store.identity
         self._in_thread = in_thread
         self._reactor = reactor
-        self._peers = Peers(store, in_thread, reactor)
+        self._peers = Peers(store, in_thread, reactor, tls)
+        self._batches_in_hand = DeferredSemaphore(_BATCHES_IN_HAND)
         self._late: threading.Event | None = None
         """Is set when the disk answers the last ping that it did not answer in time."""
         self.max_payload = store.max_block_size
@@ -102,9 +118,9 @@ class DataServer:
             case Ping():
                 return await self._ping(request)
             case StoreBlocks():
-                return await self._store_blocks(request, conversation)
+                return await self._store_blocks(request, conversation, session)
             case RetrieveBlocks():
-                await self._retrieve_blocks(request, conversation)
+                await self._retrieve_blocks(request, conversation, session)
                 return None
             case Link():
                 return await self._in_thread(
@@ -186,18 +202,26 @@ class DataServer:
             await self._in_thread(incoming.abort)
             raise
 
-    async def _store_blocks(self, request: StoreBlocks, conversation: Conversation) -> BlockResults:
-        batch = IncomingBatch(self._store, request.blocks, request.size)
+    async def _store_blocks(self, request: StoreBlocks, conversation: Conversation, session: Session) -> BlockResults:
+        refused = self._rights.refusals(request.blocks, session)
+        batch = IncomingBatch(self._store, request.blocks, request.size, refused)
         try:
             return BlockResults(await receive_into(conversation, self._in_thread, batch.write, batch.commit))
         except BaseException:
             await self._in_thread(batch.abort)
             raise
 
-    async def _retrieve_blocks(self, request: RetrieveBlocks, conversation: Conversation) -> None:
-        results, found = await self._in_thread(read_batch, self._store, request.blocks)
-        head = BlockResults(results, size=sum(map(len, found)))
-        await conversation.send(encode(head) + b"\n", *found)
+    async def _retrieve_blocks(self, request: RetrieveBlocks, conversation: Conversation, session: Session) -> None:
+        refused = self._rights.refusals(request.blocks, session)
+        await self._batches_in_hand.acquire()
+        try:
+            results, found = await self._in_thread(read_batch, self._store, request.blocks, refused)
+            head = BlockResults(results, size=sum(map(len, found)))
+            sending = conversation.send(encode(head) + b"\n", *found)
+        finally:
+            self._batches_in_hand.release()
+        del found  # from now on it counts as unsent
+        await sending
 
     async def _retrieve(self, request: Retrieve, conversation: Conversation) -> None:
         if request.descriptor:
@@ -211,11 +235,11 @@ class DataServer:
         block, first, checksum = await self._in_thread(self._open_thd, request)
         try:
             head = BytesFollow(size=block.end - block.offset, crc32c=checksum)
+            at = block.offset + len(first)
             if request.raw:
-                at = block.offset + len(first)
                 await send_file(conversation, self._in_thread, head, first, block.read, at, block.end)
                 return
-            pieces = pieces_of(self._in_thread, block.read, block.offset + len(first), block.end, first)
+            pieces = pieces_of(self._in_thread, block.read, at, block.end, first, _BASE64_PIECE_BYTES)
             await send_base64(conversation, head, pieces)
         finally:
             if not block.closed:
@@ -232,7 +256,8 @@ class DataServer:
             if request.crc32c is not None:
                 whole, checksum = block.sums()
                 check_sum(request.crc32c, whole)
-            first = block.read(block.offset, min(PIECE_BYTES, block.end - block.offset))
+            size = block.end - block.offset
+            first = block.read(block.offset, size if size <= PIECE_BYTES else _FIRST_BYTES)
             if block.offset + len(first) == block.end:
                 checksum = crc32c_hex(crc32c(first))
                 block.close()

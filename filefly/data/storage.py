@@ -12,6 +12,7 @@
 import os
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -58,9 +59,7 @@ def open_storage(path: Path, new_id: Callable[[], str], disk: Disk) -> Storage:
         raise StorageUnusable(f"{path} is not a folder; name another --storage-dir")
     lock = _lock(path)
     try:
-        (path / os.fsdecode(INCOMING)).mkdir(mode=0o750, exist_ok=True)
-        for leftover in (path / os.fsdecode(INCOMING)).iterdir():
-            leftover.unlink()
+        _make_empty(path / os.fsdecode(INCOMING))
         _check_names_survive(path)
         identity = _read_or_write_identity(path, new_id, disk)
         disk.fsync_directory(os.fsencode(path.parent))
@@ -82,10 +81,25 @@ def _lock(path: Path) -> int:
         raise StorageUnusable(f"cannot write to {path}: {error.strerror}; check its owner and its mount") from None
 
 
+def _make_empty(folder: Path) -> None:
+    """Create `folder`, or delete the files in it; a link is not followed to those of somebody else."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o750)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:  # so says Linux of a link, too
+        raise StorageUnusable(f"{folder} is not a folder; remove it") from None
+    try:
+        for leftover in os.listdir(descriptor):
+            os.unlink(leftover, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _check_names_survive(path: Path) -> None:
     """Refuse a file system on which two block ids could name one file."""
     probe = path / os.fsdecode(INCOMING) / "probe-é"
-    probe.touch()
+    probe.touch(exist_ok=False)
     try:
         if probe.with_name("PROBE-É").exists():
             raise StorageUnusable(f"the file system of {path} takes upper and lower case for the same; use another")

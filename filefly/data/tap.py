@@ -10,13 +10,19 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from filefly.daemon.limits import ConnectionLimits, allow_many_files
+from filefly.daemon.failures import Failures
+from filefly.daemon.limit_options import LIMIT_PARAMETERS, check_limits
+from filefly.daemon.limits import ConnectionLimits, allow_many_files, give_memory_back
+from filefly.daemon.logs import LOG_PARAMETERS, with_log
 from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, positive, room, size
 from filefly.daemon.protocol import ServerFactory
-from filefly.daemon.service import DaemonService, refuse
+from filefly.daemon.secrets import SECRET_PARAMETERS, SecretFile, take_secret
+from filefly.daemon.service import DaemonService, Part, refuse
+from filefly.daemon.tls import TLS_PARAMETERS, take_tls
 from filefly.data.blocks import BlockStore
 from filefly.data.linux import system_disk
 from filefly.data.local import WithLocalSocket
+from filefly.data.rights import DataGuard
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage, StorageUnusable, open_storage
 from filefly.threads import WorkerPool
@@ -34,6 +40,10 @@ DATA_PARAMETERS: Sequence[Sequence[Any]] = [
     ["reserve", None, 1024 * MIB, "Room to leave free; below it new blocks are refused: 0, 512MiB, 1GiB.", room],
     ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
     *CONNECTION_PARAMETERS,
+    *LIMIT_PARAMETERS,
+    *LOG_PARAMETERS,
+    *SECRET_PARAMETERS,
+    *TLS_PARAMETERS,
 ]
 DATA_FLAGS: Sequence[Sequence[Any]] = [
     ["no-local-reads", None, "Hand out no open files to clients on this machine: they get bytes, over TCP."],
@@ -63,6 +73,7 @@ class Options(UsageOptions):
         if len(given) > 1:
             raise UsageError("--storage_dir and --storage-dir are one option; give it once")
         self["storage-dir"] = given.pop() if given else "./blocks"
+        check_limits(self)
 
 
 def makeService(options: Options) -> IService:
@@ -70,8 +81,9 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     allow_many_files()
+    give_memory_back()
     storage = take_storage(NAME, absolute(options["storage-dir"]))
-    return data_service(reactor, storage, bind(reactor, NAME, options["addr"]), options)
+    return with_log(NAME, data_service(reactor, storage, bind(reactor, NAME, options["addr"]), options), options)
 
 
 def take_storage(daemon: str, folder: Path) -> Storage:
@@ -86,8 +98,19 @@ def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint
     """Return the data server of `storage`; `options` has those of DATA_PARAMETERS and DATA_FLAGS."""
     disk_pool = WorkerPool(reactor, "disk", options["disk-threads"])
     store = BlockStore(storage, system_disk(), options["max-block-size"], options["reserve"])
-    server = DataServer(store, disk_pool, reactor)
-    if not options["no-local-reads"]:
+    secret = take_secret(reactor, NAME, options)
+    guard = None if secret is None else _guard(reactor, secret, store, options)
+    tls = take_tls(reactor, NAME, options)
+    server = DataServer(store, disk_pool, reactor, guard, tls.tls)
+    endpoint = tls.over(NAME, endpoint)
+    if not options["no-local-reads"] and options["tls-client-ca"] is None:  # the local socket asks for no certificate
         endpoint = WithLocalSocket(reactor, endpoint, storage.storage_id, server.listens_beside)
-    factory = ServerFactory(reactor, server, options["max-line"], ConnectionLimits.of(options))
-    return DaemonService(reactor, NAME, endpoint, factory, [disk_pool, server])
+    factory = ServerFactory(
+        reactor, server, options["max-line"], ConnectionLimits.of(options), guard, audited=options["audit"]
+    )
+    parts: list[Part] = [tls, disk_pool, server]
+    return DaemonService(reactor, NAME, endpoint, factory, parts if secret is None else [secret, *parts])
+
+
+def _guard(reactor: Any, secret: SecretFile, store: BlockStore, options: Any) -> DataGuard:
+    return DataGuard(secret, store.identity, reactor.seconds, Failures.of(reactor, options))

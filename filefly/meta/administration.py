@@ -15,7 +15,6 @@ from filefly.catalog.inventory import (
 )
 from filefly.catalog.replicas import forget_replicas
 from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
-from filefly.catalog.undeletion import bring_back
 from filefly.daemon.guard import Session
 from filefly.errors import BadRequest, UnknownCommand
 from filefly.meta.backup import Backups
@@ -35,7 +34,6 @@ from filefly.wire.administration import (
     Fsck,
     RemoveDataServer,
     Scrub,
-    UndeleteFile,
     Undrain,
 )
 from filefly.wire.codec import CommandTable, commands_of
@@ -44,13 +42,11 @@ from filefly.wire.messages import (
     DataServerList,
     DataServerState,
     ListDataServers,
-    MetadataReply,
     RegisterDataServer,
     Reply,
     Request,
     ScrubProgress,
 )
-from filefly.wire.names import check_file_name
 
 _FORGOTTEN_AT_ONCE = 1000
 
@@ -68,7 +64,6 @@ class Administration:
         RemoveDataServer,
         Scrub,
         Fsck,
-        UndeleteFile,
         AcceptCatalog,
         BackupCatalog,
     )
@@ -101,8 +96,6 @@ class Administration:
                 await self._scrub(request.data_server_addr)
             case Fsck():
                 return await self._inspector.inspect(request)
-            case UndeleteFile():
-                return await self._undelete(request.file_name)
             case AcceptCatalog():
                 await self._health.accept_catalog()
             case BackupCatalog():
@@ -175,10 +168,6 @@ class Administration:
             servers = [(await self._transactions.read(named_data_server, name)).key]
         for server in servers:
             await self._scrubber.hurry(server)
-
-    async def _undelete(self, name: str) -> MetadataReply:
-        check_file_name(name)
-        return MetadataReply(self._cluster.metadata_of(await self._transactions.write(bring_back, name)))
 
 
 def _progress_of(scrub: ScrubPass) -> ScrubProgress | None:

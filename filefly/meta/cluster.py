@@ -10,7 +10,9 @@ from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
+from filefly.daemon.secrets import SecretFile, prove_to
 from filefly.errors import NotFound, Unavailable
+from filefly.security.tickets import TICKET_SECONDS, Right, Ticket, issue_ticket
 from filefly.threads import InThread
 from filefly.wire.blocks import (
     Adopt,
@@ -25,6 +27,8 @@ from filefly.wire.blocks import (
     Stat,
 )
 from filefly.wire.messages import Block, ListedFile, Metadata, Ping, Pong, Replica, Reply
+from filefly.wire.names import split_block_id
+from filefly.wire.tls import Tls
 
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""
@@ -32,6 +36,8 @@ AT_ONCE = 8
 _TIMEOUT_SECONDS = 20.0
 _WHOLE_BLOCK_TIMEOUT_SECONDS = 120.0
 """For what reads or writes a whole block before it is answered."""
+
+_NO_TICKETS: Mapping[str, str] = {}
 
 
 def _unheard(_block_id: str, _address: str) -> None:
@@ -53,10 +59,17 @@ _UNHEARD_OF = Condition()
 class Cluster:
     """The data servers of one catalog, by key. `:PORT` in an address means this machine.
 
-    `report` hears of bad replicas that this process itself came across.
+    `report` hears of bad replicas that this process itself came across. With a `secret` it proves itself to them.
     """
 
-    def __init__(self, reactor: Any, in_thread: InThread, report: Report = _unheard) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        in_thread: InThread,
+        report: Report = _unheard,
+        secret: SecretFile | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self.servers: dict[int, DataServerRow] = {}
         self.told: dict[int, str] = {}
         """What clients are told of each data server's address."""
@@ -64,8 +77,10 @@ class Cluster:
         """As Health sees them; who was not heard of yet is suspect."""
         self._replicas: Mapping[int, Replica] = {}
         self._internal_replicas: Mapping[int, Replica] = {}
-        self._pool = ConnectionPool(reactor, "localhost", _TIMEOUT_SECONDS)
-        self._patient_pool = ConnectionPool(reactor, "localhost", _WHOLE_BLOCK_TIMEOUT_SECONDS)
+        self._reactor = reactor
+        self._secret = secret
+        self._pool = ConnectionPool(reactor, "localhost", _TIMEOUT_SECONDS, prove_to(secret), tls)
+        self._patient_pool = ConnectionPool(reactor, "localhost", _WHOLE_BLOCK_TIMEOUT_SECONDS, prove_to(secret), tls)
         self.transfer = BlockTransfer(reactor, self._pool, in_thread, AT_ONCE, report)
 
     def take(self, rows: Sequence[DataServerRow]) -> None:
@@ -142,8 +157,19 @@ class Cluster:
 
     async def copy(self, block_id: str, crc32c: str, source: int, target: int) -> None:
         """Have the data server `target` fetch a block from `source`; raises Corrupt if that has another one."""
-        copy = Copy(block_id, self._address(source), crc32c, self._storage_id(target))
+        ticket = self._ticket_to_copy(block_id, source)
+        copy = Copy(block_id, self._address(source), crc32c, self._storage_id(target), ticket)
         await self._patient_pool.request(self._address(target), copy, BlockSum)
+
+    def _ticket_to_copy(self, block_id: str, source: int) -> str | None:
+        """Return what lets a data server read one block from another."""
+        parts = split_block_id(block_id)
+        if self._secret is None or parts is None:
+            return None
+        stem, index, generation = parts
+        expires = int(self._reactor.seconds()) + TICKET_SECONDS
+        ticket = Ticket(self._storage_id(source), Right.RETRIEVE, stem, generation, 1 << index, 0, 0, expires)
+        return issue_ticket(self._secret.keyring, ticket)
 
     def _address(self, server: int) -> str:
         address = self.servers[server].address if server in self.servers else None
@@ -164,7 +190,7 @@ class Cluster:
         rows = [self.servers[server] for server in servers if server in self.servers]
         return {row.told: row.storage_id for row in rows if row.storage_id is not None}
 
-    def metadata_of(self, plan: Plan, internal: bool = False) -> Metadata:
+    def metadata_of(self, plan: Plan, internal: bool = False, tickets: Mapping[str, str] = _NO_TICKETS) -> Metadata:
         """Return a plan as it goes over the wire, with `internal` addresses for this process's own reads."""
         storage_ids = {}
         if plan.explicit and not plan.committed:
@@ -180,11 +206,15 @@ class Cluster:
             modified=plan.modified,
             attributes=plan.attributes,
             storage_ids=storage_ids,
+            tickets=tickets,
         )
 
-    def with_blocks(self, file: ListedFile, blocks: Sequence[PlanBlock]) -> ListedFile:
+    def with_blocks(
+        self, file: ListedFile, blocks: Sequence[PlanBlock], tickets: Mapping[str, str] = _NO_TICKETS
+    ) -> ListedFile:
         """Return a line of a listing with the file's blocks."""
-        return replace(file, blocks=[self.block_of(block, committed=True) for block in blocks])
+        told = [self.block_of(block, committed=True) for block in blocks]
+        return replace(file, blocks=told, tickets=tickets)
 
     def block_of(self, block: PlanBlock, committed: bool, internal: bool = False) -> Block:
         """Return a block as it goes over the wire; a committed one's data servers that are down come last."""

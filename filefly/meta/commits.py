@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from sqlalchemy import Connection
+
 from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
 from filefly.catalog.completion import Completion, Outstanding, complete_plan, known
 from filefly.catalog.planning import touch_plan
@@ -11,6 +13,7 @@ from filefly.catalog.plans import Plan
 from filefly.client.transfer import run_all
 from filefly.errors import BadRequest, FileFlyError, Incomplete, NotFound
 from filefly.meta.cluster import AT_ONCE, Cluster
+from filefly.meta.rights import EVERYTHING, Grant
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.wire.batches import FileToComplete
@@ -33,24 +36,30 @@ class Committer:
         self._now = now
         self._trash_due = trash_due
 
-    async def complete(self, request: CompleteFile) -> Plan:
-        """Commit the plan that `request` names; again is fine. Raises Conflict, Incomplete, Corrupt, NotFound."""
+    async def complete(self, request: CompleteFile, grant: Grant = EVERYTHING) -> Plan:
+        """Commit the plan that `request` names; again is fine.
+
+        Raises Conflict, Incomplete, Corrupt, NotFound, QuotaExceeded, Forbidden.
+        """
         handed_back = request.metadata or HandedBackPlan()
         name = _only(request.file_name, handed_back.name, "file_name")
         generation = _only(request.generation, handed_back.generation, "generation")
         ids = [block.id for block in request.blocks or handed_back.blocks]
-        asked = self._completion(name, generation, ids, request.blocks, request.if_generation)
+        asked = self._completion(name, generation, ids, request.blocks, request.if_generation, grant)
         outcome = await self._transactions.write(complete_plan, asked, self._trash_due())
         return await self._finish(outcome, request.if_generation, AT_ONCE)
 
-    async def complete_each(self, files: Sequence[FileToComplete]) -> list[Plan | FileFlyError]:
+    async def complete_each(
+        self, files: Sequence[FileToComplete], grant: Grant = EVERYTHING
+    ) -> list[Plan | FileFlyError]:
         """Commit plans, each for itself, as `complete` does: those whose blocks are all believed in one transaction."""
         due = self._trash_due()
         asked = [
-            self._completion(file.file_name, file.generation, (), file.blocks, file.if_generation) for file in files
+            self._completion(file.file_name, file.generation, (), file.blocks, file.if_generation, grant)
+            for file in files
         ]
         outcomes = await self._transactions.write_each(
-            [partial(complete_plan, completion=each, due=due) for each in asked]
+            [partial(_complete_plan, completion=each, due=due, grant=grant) for each in asked]
         )
 
         async def finish(number: int) -> None:
@@ -70,8 +79,10 @@ class Committer:
         ids: Sequence[str],
         reported: Sequence[StoredBlock],
         if_generation: int | None,
+        grant: Grant,
     ) -> Completion:
-        return Completion(name, generation, ids, reported, self._cluster.told, self._now(), if_generation)
+        told, now, check = self._cluster.told, self._now(), grant.check_plan
+        return Completion(name, generation, ids, reported, told, now, if_generation, check)
 
     async def _finish(self, outcome: Plan | Outstanding, if_generation: int | None, at_once: int) -> Plan:
         """Commit an outstanding plan after all, having looked at those of its blocks that are not believed."""
@@ -151,6 +162,12 @@ class Committer:
     ) -> Plan:
         commit = Commit(plan.generation, stored, self._now(), if_generation, only_if_newer)
         return await self._transactions.write(commit_plan, commit, self._trash_due())
+
+
+def _complete_plan(connection: Connection, completion: Completion, due: int, grant: Grant) -> Plan | Outstanding:
+    if completion.name is not None:
+        grant.check_name(completion.name)
+    return complete_plan(connection, completion, due)
 
 
 def _only(one: T | None, other: T | None, field: str) -> T | None:

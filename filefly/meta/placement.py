@@ -9,15 +9,17 @@ from filefly.errors import BadRequest, TooLarge
 from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 
-def choose_block_size(file_size: int, block_size: int) -> int:
-    """Return `block_size`, doubled until the file has at most 20,000 blocks, but at most 64 MiB.
+def choose_block_size(file_size: int, block_size: int, most_blocks: int = MAX_BLOCKS) -> int:
+    """Return `block_size`, doubled until the file has at most `most_blocks` blocks, but at most 64 MiB.
 
     Raises TooLarge for a file that would still have more.
     """
-    while file_size > block_size * MAX_BLOCKS and block_size < MAX_BLOCK_SIZE:
+    while file_size > block_size * most_blocks and block_size < MAX_BLOCK_SIZE:
         block_size = min(2 * block_size, MAX_BLOCK_SIZE)
-    if file_size > block_size * MAX_BLOCKS:
-        raise TooLarge(f"file_size is over the limit of {MAX_BLOCKS} blocks of {MAX_BLOCK_SIZE} bytes")
+    if file_size > block_size * most_blocks:
+        raise TooLarge(
+            f"file_size is over the limit of {most_blocks} blocks of {MAX_BLOCK_SIZE} bytes (--max-blocks-per-file)"
+        )
     return block_size
 
 

@@ -1,6 +1,6 @@
 """`store_file`: from a name and a size to a plan in the catalog."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from crc32c import crc32c
@@ -19,6 +19,7 @@ from filefly.client.transfer import run_all
 from filefly.errors import BadRequest, FileFlyError, TooLarge
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.placement import choose_block_size, cut, place
+from filefly.meta.rights import EVERYTHING, Grant
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.threads import InThread
@@ -29,7 +30,10 @@ from filefly.wire.names import check_file_name, make_block_id, stem_of
 
 
 class Planner:
-    """Makes plans; new blocks go round-robin over the data servers, carrying on from file to file."""
+    """Makes plans; new blocks go round-robin over the data servers, carrying on from file to file.
+
+    A file has at most `most_blocks` blocks.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Planner:
         time: RunningTime,
         block_size: int,
         replicas: int,
+        most_blocks: int = MAX_BLOCKS,
     ) -> None:
         self._transactions = transactions
         self._cluster = cluster
@@ -46,13 +51,14 @@ class Planner:
         self._time = time
         self._block_size = block_size
         self._replicas = replicas
+        self._most_blocks = most_blocks
         self._cursor = 0
 
-    async def plan(self, request: StoreFile) -> Plan:
-        """Plan a file durably; raises BadRequest, TooLarge, Conflict."""
-        return await self._plan(request, None)
+    async def plan(self, request: StoreFile, grant: Grant = EVERYTHING) -> Plan:
+        """Plan a file durably; raises BadRequest, TooLarge, Conflict, QuotaExceeded, Forbidden."""
+        return await self._plan(request, None, grant)
 
-    async def resume(self, request: StoreFile) -> tuple[Plan, Plan | None]:
+    async def resume(self, request: StoreFile, grant: Grant = EVERYTHING) -> tuple[Plan, Plan | None]:
         """Plan a file, alike and on the same data servers if an upload can be resumed, and return that one's plan too.
 
         The new plan has ids of its own: whoever is still at work on the older one cannot touch its blocks. It ends the
@@ -62,16 +68,16 @@ class Planner:
         if request.file_size is None or not request.explicit:
             raise BadRequest("resume goes with file_size and explicit")
         older = await self._transactions.read(newest_explicit_plan, request.file_name, request.file_size)
-        return await self._plan(request, older), older
+        return await self._plan(request, older, grant), older
 
-    async def plan_each(self, files: Sequence[FileToStore]) -> list[Plan | FileFlyError]:
+    async def plan_each(self, files: Sequence[FileToStore], grant: Grant = EVERYTHING) -> list[Plan | FileFlyError]:
         """Plan files in one durable transaction, each for itself; raises TooLarge if they have too many blocks."""
         decided: list[NewPlan | FileFlyError] = []
         blocks = 0
         for file in files:
             try:
                 _check(file)
-                new = self._decide(file, file.file_size, choose_block_size(file.file_size, self._block_size))
+                new = self._decide(grant.restrict(file), file.file_size, self._chosen(file.file_size), grant)
             except FileFlyError as error:
                 decided.append(error)
                 continue
@@ -83,19 +89,28 @@ class Planner:
         long = await self._needing_long_ids([new for new in plans if not new.explicit])
         changes = [partial(plan_file, new=new, short_ids=new.explicit or new.name not in long) for new in plans]
         planned = iter(await self._transactions.write_each(changes))
-        return [next(planned) if isinstance(each, NewPlan) else each for each in decided]
+        outcomes = [next(planned) if isinstance(each, NewPlan) else each for each in decided]
+        return [outcome if isinstance(outcome, Plan) else grant.as_told(outcome) for outcome in outcomes]
 
-    async def _plan(self, request: StoreFile, older: Plan | None) -> Plan:
+    async def _plan(self, request: StoreFile, older: Plan | None, grant: Grant) -> Plan:
         _check(request)
-        new = self._decide(request, *await self._measure(request), older)
+        size, block_size, sums = await self._measure(request)
+        new = self._decide(grant.restrict(request), size, block_size, grant, sums, older)
         short_ids = new.explicit or not await self._needing_long_ids([new])
-        return await self._transactions.write(plan_file, new, short_ids)
+        try:
+            return await self._transactions.write(plan_file, new, short_ids)
+        except FileFlyError as error:
+            raise grant.as_told(error) from None
+
+    def _chosen(self, size: int) -> int:
+        return choose_block_size(size, self._block_size, self._most_blocks)
 
     def _decide(
         self,
         file: StoreFile | FileToStore,
         size: int,
         block_size: int,
+        grant: Grant,
         sums: Sequence[str] | None = None,
         older: Plan | None = None,
     ) -> NewPlan:
@@ -119,6 +134,7 @@ class Planner:
             attributes=file.attributes,
             resumes=None if older is None else older.generation,
             touched=self._time.seconds(),
+            holder=grant.holder,
         )
 
     async def replace(self, generation: int, block_id: str, told: str, due: int) -> PlanBlock:
@@ -140,8 +156,8 @@ class Planner:
         if request.data is None:
             if request.file_size is None:
                 raise BadRequest("missing file_size or data")
-            return request.file_size, choose_block_size(request.file_size, self._block_size), None
-        size, block_size, sums = await self._in_thread(_measure_data_thd, request.data, self._block_size)
+            return request.file_size, self._chosen(request.file_size), None
+        size, block_size, sums = await self._in_thread(_measure_data_thd, request.data, self._chosen)
         if request.file_size not in (None, size):
             raise BadRequest(f"file_size is {request.file_size}, but data has {size} bytes")
         return size, block_size, sums
@@ -192,8 +208,8 @@ def _stay(before: Sequence[int], chosen: Sequence[int], placing: Sequence[int]) 
     return tuple([*still, *others][: len(chosen)])
 
 
-def _measure_data_thd(encoded: str, wanted_block_size: int) -> tuple[int, int, list[str]]:
+def _measure_data_thd(encoded: str, choose: Callable[[int], int]) -> tuple[int, int, list[str]]:
     data = memoryview(decode_base64(encoded))
-    block_size = choose_block_size(len(data), wanted_block_size)
+    block_size = choose(len(data))
     sums = [crc32c_hex(crc32c(data[at : at + block_size])) for at in range(0, len(data), block_size)]
     return len(data), block_size, sums

@@ -14,12 +14,19 @@ from twisted.python.usage import UsageError
 
 from filefly.catalog.database import Database, open_database
 from filefly.catalog.inventory import catalog_row, take_data_servers
+from filefly.catalog.revocations import list_revoked_tokens
 from filefly.catalog.schema import CatalogUnusable
 from filefly.catalog.snapshots import Snapshots, catalog_file
-from filefly.daemon.limits import ConnectionLimits, allow_many_files
+from filefly.daemon.failures import Failures
+from filefly.daemon.limit_options import LIMIT_PARAMETERS, check_limits
+from filefly.daemon.limits import ConnectionLimits, allow_many_files, give_memory_back
+from filefly.daemon.logs import LOG_PARAMETERS, with_log
 from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, duration, positive, size
 from filefly.daemon.protocol import ServerFactory
+from filefly.daemon.secrets import SECRET_PARAMETERS, take_secret
 from filefly.daemon.service import DaemonService, Part, refuse
+from filefly.daemon.tls import TLS_PARAMETERS, take_tls
+from filefly.meta.access import Access, Revocations
 from filefly.meta.administration import Administration
 from filefly.meta.backup import PREFIX, Backups
 from filefly.meta.checking import Checker
@@ -29,9 +36,11 @@ from filefly.meta.fsck import Inspector
 from filefly.meta.health import Health
 from filefly.meta.planning import Planner
 from filefly.meta.repair import Repairer
+from filefly.meta.rights import Rights
 from filefly.meta.running_time import RunningTime
 from filefly.meta.scrub import Scrubber
 from filefly.meta.server import MetadataServer
+from filefly.meta.tickets import TicketOffice
 from filefly.meta.transactions import Transactions
 from filefly.meta.trash import TrashCollector
 from filefly.meta.uploading import Uploader
@@ -39,7 +48,7 @@ from filefly.threads import WorkerPool
 from filefly.units import MIB
 from filefly.wire.address import check_client_address
 from filefly.wire.framing import DEFAULT_MAX_LINE
-from filefly.wire.messages import MAX_BLOCK_SIZE
+from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS, MAX_PAGE
 from filefly.wire.times import rfc3339
 
 NAME = "filefly-meta"
@@ -63,7 +72,19 @@ META_PARAMETERS: Sequence[Sequence[Any]] = [
         duration,
     ],
     ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 data.", size],
+    ["max-blocks-per-file", None, MAX_BLOCKS, "Most blocks of a file; larger ones get larger blocks.", positive],
+    [
+        "max-page",
+        None,
+        MAX_PAGE,
+        "Most files in a page of a listing; where more are asked for, it ends there.",
+        positive,
+    ],
+    *SECRET_PARAMETERS,
     *CONNECTION_PARAMETERS,
+    *LIMIT_PARAMETERS,
+    *LOG_PARAMETERS,
+    *TLS_PARAMETERS,
 ]
 """What every form of the metadata server takes."""
 
@@ -102,9 +123,13 @@ class Options(UsageOptions):
 
 
 def check_meta_options(options: Mapping[str, Any]) -> None:
-    """Raise UsageError for a block size beyond what a block may have."""
+    """Raise UsageError for what is beyond what a block, a file or a page may have."""
     if options["block-size"] > MAX_BLOCK_SIZE:
         raise UsageError("--block-size is at most 64MiB")
+    for name, most in (("max-blocks-per-file", MAX_BLOCKS), ("max-page", MAX_PAGE)):
+        if options[name] > most:
+            raise UsageError(f"--{name} is at most {most}")
+    check_limits(options)
 
 
 def _addresses(text: str | None) -> list[str]:
@@ -122,8 +147,10 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     allow_many_files()
+    give_memory_back()
     database = take_catalog(NAME, options["catalog"])
-    return meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, options.listed)
+    service = meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, options.listed)
+    return with_log(NAME, service, options)
 
 
 def take_catalog(daemon: str, url: str) -> Database:
@@ -148,10 +175,15 @@ def meta_service(
     listed: Mapping[str, str | None],
     monotonic: Callable[[], float] = time.monotonic,
 ) -> DaemonService:
-    """Return the metadata server of an open catalog with the data servers `listed` (address to advertised address)."""
+    """Return the metadata server of an opened catalog with the data servers `listed` (address to advertised address).
+
+    It ends the process with a sentence if the secret cannot be used.
+    """
+    secret = take_secret(reactor, NAME, options)
     compute = WorkerPool(reactor, "compute", 2)
     transactions = Transactions(reactor, database)
-    cluster = Cluster(reactor, compute, lambda block_id, address: checker.hint(block_id, address))
+    tls = take_tls(reactor, NAME, options)
+    cluster = Cluster(reactor, compute, lambda block_id, address: checker.hint(block_id, address), secret, tls.tls)
     running = RunningTime(monotonic, database.read(catalog_row).running_seconds)
     health = Health(
         reactor,
@@ -176,8 +208,11 @@ def meta_service(
     checker = Checker(transactions, cluster)
     repairer = Repairer(reactor, transactions, cluster, checker, running, trash.due, options["repair-rate"])
     scrubber = Scrubber(reactor, transactions, cluster, checker, running, options["scrub-period"])
+    revocations = Revocations(database.read(list_revoked_tokens))
+    access = Access(transactions, revocations, lambda: rfc3339(reactor.seconds()))
     committer = Committer(transactions, cluster, running, lambda: rfc3339(reactor.seconds()), trash.due)
-    planner = Planner(transactions, cluster, compute, running, options["block-size"], options["replicas"])
+    sizes = (options["block-size"], options["replicas"], options["max-blocks-per-file"])
+    planner = Planner(transactions, cluster, compute, running, *sizes)
     backups = Backups(
         reactor,
         transactions,
@@ -193,10 +228,27 @@ def meta_service(
     )
     inspector = Inspector(transactions, cluster, health, checker)
     administration = Administration(transactions, cluster, health, repairer, scrubber, inspector, backups)
-    server = MetadataServer(transactions, cluster, planner, committer, checker, administration, trash.due)
+    server = MetadataServer(
+        transactions,
+        cluster,
+        planner,
+        committer,
+        checker,
+        administration,
+        access,
+        TicketOffice(cluster, secret, reactor.seconds, compute),
+        trash.due,
+        options["max-page"],
+    )
     [rows] = database.write([lambda connection: take_data_servers(connection, listed)])
     cluster.take(rows)
     database.close_connections()
-    parts: list[Part] = [compute, transactions, cluster, health, checker, trash, repairer, scrubber, backups]
-    factory = ServerFactory(reactor, server, options["max-line"], ConnectionLimits.of(options))
-    return DaemonService(reactor, NAME, endpoint, factory, parts)
+    parts: list[Part] = [tls, compute, transactions, cluster, health, checker, trash, repairer, scrubber, backups]
+    guard = None
+    if secret is not None:
+        parts.insert(0, secret)
+        guard = Rights(secret, reactor.seconds, Failures.of(reactor, options), revocations.is_revoked)
+    factory = ServerFactory(
+        reactor, server, options["max-line"], ConnectionLimits.of(options), guard, audited=options["audit"]
+    )
+    return DaemonService(reactor, NAME, tls.over(NAME, endpoint), factory, parts)

@@ -15,8 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 from attrs import define, field, frozen
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from filefly.errors import FileFlyError
 
@@ -54,6 +52,9 @@ class Key:
         return self._derive(b"filefly proof")
 
     def _derive(self, purpose: bytes) -> bytes:
+        from cryptography.hazmat.primitives.hashes import SHA256  # slow to import, and many a client signs nothing
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(self.secret)
 
 
@@ -73,9 +74,12 @@ class Keyring:
         return next((key for key in self.keys if key.id == key_id), None)
 
 
-def new_key() -> Key:
-    """Return a new random key."""
-    return Key(os.urandom(4).hex(), os.urandom(KEY_BYTES))
+def new_key(besides: Sequence[Key] = ()) -> Key:
+    """Return a new random key, of another id than those that it will be beside."""
+    taken = {key.id for key in besides}
+    while (key_id := os.urandom(4).hex()) in taken:
+        pass
+    return Key(key_id, os.urandom(KEY_BYTES))
 
 
 def create_secret(path: Path) -> Keyring:
@@ -83,6 +87,7 @@ def create_secret(path: Path) -> Keyring:
     keyring = Keyring([new_key()])
     try:
         _write(path, keyring)
+        _sync_folder(path)
     except FileExistsError:
         raise SecretUnusable(f"{path} exists; to change its key use: filefly-client secret rotate {path}") from None
     except OSError as error:
@@ -91,8 +96,17 @@ def create_secret(path: Path) -> Keyring:
 
 
 def rotate_secret(path: Path) -> Keyring:
-    """Put a new key first into the file, and keep the one that signed until now, too; raises SecretUnusable."""
-    return _replace(path, Keyring([new_key(), read_secret(path).signing]))
+    """Put a new key first into the file, and keep the one that signed until now, too; raises SecretUnusable.
+
+    Where there are two keys already, the older one may still be what somebody has: it has to be retired first.
+    """
+    keys = read_secret(path).keys
+    if len(keys) == MOST_KEYS:
+        raise SecretUnusable(
+            f"{path} has two keys already; once all daemons have read it, and what the older key signed is not used any"
+            f" more, run: filefly-client secret retire {path}"
+        )
+    return _replace(path, Keyring([new_key(keys), *keys]))
 
 
 def retire_keys(path: Path) -> Keyring:
@@ -101,28 +115,47 @@ def retire_keys(path: Path) -> Keyring:
 
 
 def _replace(path: Path, keyring: Keyring) -> Keyring:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Put other keys into the file, durably and at once; it stays whose it is. A link stays, and leads to them."""
     try:
-        _write(temporary, keyring)
-        os.replace(temporary, path)
+        target = path.resolve(strict=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+        try:
+            _write(temporary, keyring, target.stat())
+            os.replace(temporary, target)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(target)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise SecretUnusable(f"cannot write {path}: {error.strerror}") from None
     return keyring
 
 
-def _write(path: Path, keyring: Keyring) -> None:
+def _write(path: Path, keyring: Keyring, like: os.stat_result | None = None) -> None:
+    """Write a new file, with the owner, group and mode of another one if there is one that it is to be `like`."""
     lines = [f"{key.id} {base64.urlsafe_b64encode(key.secret).decode()}\n" for key in keyring.keys]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(_HEADING + "".join(lines))
             file.flush()
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             os.fsync(descriptor)
     except OSError:
         path.unlink()
         raise
+
+
+def _sync_folder(path: Path) -> None:
+    """Put the name of a file on stable storage."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_secret(path: Path) -> Keyring:

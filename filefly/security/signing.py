@@ -1,44 +1,64 @@
-"""Signed claims: JSON Web Tokens (RFC 7519) with HMAC-SHA256, by PyJWT. The header's `kid` names the key."""
+"""Signed claims: JSON Web Tokens (RFC 7519) with HMAC-SHA256, by PyJWT. The header's `kid` names the key.
 
-from collections.abc import Callable, Mapping
-from typing import Any
+What the claims mean, times among them, is for those to judge who know what is signed: here are signatures alone, so
+PyJWT's part for JSON Web Signatures (RFC 7515) does, in a third of the time.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import jwt
+import msgspec
 
 from filefly.errors import Unauthorized
 from filefly.security.keys import Key, Keyring
 
 MAX_SIGNED_CHARACTERS = 8192
 _ALGORITHM = "HS256"
-# Times are compared with the clock that is handed in; there is no audience but the key itself, one for each purpose.
-_SIGNATURE_ONLY: Any = {
-    "verify_exp": False,
-    "verify_iat": False,
-    "verify_nbf": False,
-    "verify_aud": False,
-    "verify_iss": False,
-    "verify_sub": False,
-    "verify_jti": False,
-}
+_JWS = jwt.PyJWS(algorithms=[_ALGORITHM])
 
 KeyOf = Callable[[Key], bytes]
+C = TypeVar("C", bound=msgspec.Struct)
 
 
-def sign(keyring: Keyring, key_of: KeyOf, claims: Mapping[str, Any]) -> str:
+def sign(keyring: Keyring, key_of: KeyOf, claims: msgspec.Struct) -> str:
     """Return `claims` signed with the key that signs."""
     key = keyring.signing
-    return jwt.encode(dict(claims), key_of(key), algorithm=_ALGORITHM, headers={"kid": key.id})
+    return _JWS.encode(msgspec.json.encode(claims), key_of(key), _ALGORITHM, headers={"kid": key.id})
 
 
-def read_signed(keyring: Keyring, key_of: KeyOf, text: str, what: str) -> dict[str, Any]:
+def read_signed(keyring: Keyring, key_of: KeyOf, text: str, kind: type[C], what: str) -> C:
     """Return the claims that a valid key has signed; raises Unauthorized, in which `what` names the thing."""
-    invalid = Unauthorized(f"the {what} is not valid: it was changed, or signed for another cluster")
-    if len(text) > MAX_SIGNED_CHARACTERS:
-        raise invalid
+    key = signing_key(keyring, text, what)
     try:
-        key = keyring.find(jwt.get_unverified_header(text).get("kid"))
-        if key is None:
-            raise Unauthorized(f"the {what} is not valid: no key of this cluster has signed it, or that key is retired")
-        return dict(jwt.decode(text, key_of(key), algorithms=[_ALGORITHM], options=_SIGNATURE_ONLY))
+        claims: bytes = _JWS.decode(text, key_of(key), algorithms=[_ALGORITHM])
     except (jwt.PyJWTError, ValueError, RecursionError):
-        raise invalid from None
+        raise _invalid(what) from None
+    try:
+        return msgspec.json.decode(claims, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise Unauthorized(f"the {what} is not valid: it is not one of this version of FileFly") from None
+
+
+def signing_key(keyring: Keyring, text: str, what: str) -> Key:
+    """Return the valid key that is said to have signed; raises Unauthorized if none is."""
+    if len(text) > MAX_SIGNED_CHARACTERS:
+        raise _invalid(what)
+    try:
+        key = keyring.find(_key_id(text.partition(".")[0]))
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        raise _invalid(what) from None
+    if key is None:
+        raise Unauthorized(f"the {what} is not valid: no key of this cluster has signed it, or that key is retired")
+    return key
+
+
+@lru_cache(maxsize=64)
+def _key_id(header: str) -> Any:
+    """Return the `kid` in the first part of a signed text: all that one key signs begins with the same."""
+    return _JWS.get_unverified_header(f"{header}..").get("kid")
+
+
+def _invalid(what: str) -> Unauthorized:
+    return Unauthorized(f"the {what} is not valid: it was changed, or signed for another cluster")

@@ -8,14 +8,13 @@ one of 20,000 blocks.
 import base64
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 from attrs import frozen
 
 from filefly.errors import Forbidden, Unauthorized
 from filefly.security.keys import Key, Keyring
-from filefly.security.signing import read_signed, sign
+from filefly.security.seals import read_sealed, seal
 from filefly.wire.names import make_block_id, split_block_id
 
 TICKET_SECONDS = 900
@@ -46,8 +45,8 @@ class Ticket:
     expires: int
     holder: str = ""
 
-    def check(self, right: Right, block_id: str, size: int | None = None) -> None:
-        """Raise Forbidden unless it allows `right` on that block; one that is stored must have the planned `size`."""
+    def check(self, right: Right, block_id: str, size: int | None = None) -> int:
+        """Return the planned size of that block; raises Forbidden unless `right` is allowed on it, and with `size`."""
         if right is not self.right:
             raise Forbidden(f"the ticket is not for {_DOING[right]} blocks, but for {_DOING[self.right]} them")
         index = self._index_of(block_id)
@@ -56,6 +55,7 @@ class Ticket:
         planned = max(0, min(self.block_size, self.total_size - index * self.block_size))
         if size is not None and size != planned:
             raise Forbidden(f"block {block_id!r} was planned with {planned} bytes")
+        return planned
 
     def _index_of(self, block_id: str) -> int | None:
         """Return the index of a block that the ticket is for, None for any other."""
@@ -107,16 +107,15 @@ def issue_ticket(keyring: Keyring, ticket: Ticket) -> str:
         generation=ticket.generation,
         sub=ticket.holder,
     )
-    return sign(keyring, _key_of, msgspec.to_builtins(claims))
+    return seal(keyring, _key_of, claims)
 
 
 def read_ticket(keyring: Keyring, text: str, storage_id: str, now: float) -> Ticket:
     """Return what a ticket for the storage says; raises Unauthorized unless it is valid at `now` (Unix time), there."""
-    claims: Any = read_signed(keyring, _key_of, text, "ticket")
+    said = read_sealed(keyring, _key_of, text, _Claims, "ticket")
     try:
-        said = msgspec.convert(claims, _Claims)
         indexes = int.from_bytes(base64.b64decode(said.indexes, altchars=b"-_", validate=True), "little")
-    except (msgspec.ValidationError, ValueError):
+    except ValueError:
         raise Unauthorized("the ticket is not valid: it is not one of this version of FileFly") from None
     if said.aud != storage_id:
         raise Unauthorized("the ticket is for another data server")

@@ -4,16 +4,17 @@
 | --- | --- | --- |
 | `:9001` | all interfaces | the host where one reached the metadata server, else localhost |
 | `host:9001`, `[::1]:9001` | that interface | that host |
+| `tls://` before either | not here: a server has `--tls-cert` | the same, and the host must prove who it is |
 | anything else with a `:` | a Twisted server endpoint string, `unix:/run/ff` | a Twisted client endpoint string |
 """
 
 import errno
 import re
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
-from twisted.internet.abstract import isIPAddress
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     HostnameEndpoint,
@@ -23,6 +24,10 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
+if TYPE_CHECKING:
+    from filefly.wire.tls import Tls
+
+_TLS = "tls://"
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]\s=/]*)):(?P<port>\d{1,5})")
 _TCP_ENDPOINT = re.compile(r"tcp:(port=)?(?P<port>\d{1,5})(:interface=(?P<interface>[^:]+))?")
 _ENDPOINT_KINDS = {"tcp", "tcp4", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy"}
@@ -38,24 +43,32 @@ class HostPort:
 
     host: str
     port: int
+    tls: bool = False
 
     def __str__(self) -> str:
         """Spell it as it would be parsed."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{_TLS if self.tls else ''}{host}:{self.port}"
 
 
 def parse_host_port(text: str) -> HostPort | None:
     """Return `text` as a host and a port, or None if it has another form."""
-    match = _HOST_PORT.fullmatch(text)
+    plain = text.removeprefix(_TLS)
+    match = _HOST_PORT.fullmatch(plain)
     if match is None or int(match["port"]) > 65535 or match["host"] in _ENDPOINT_KINDS:
         return None
-    return HostPort(match["v6"] or match["host"] or "", int(match["port"]))
+    return HostPort(match["v6"] or match["host"] or "", int(match["port"]), tls=plain != text)
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an address by number."""
+    return isIPAddress(host) or isIPv6Address(host)
 
 
 def resolve(text: str, known_host: str) -> str:
     """Return an address that can be dialled: `:PORT` is completed with `known_host`."""
     address = parse_host_port(text)
-    return str(HostPort(known_host, address.port)) if address and not address.host else text
+    return str(HostPort(known_host, address.port, address.tls)) if address and not address.host else text
 
 
 def host_of(text: str) -> str:
@@ -67,24 +80,43 @@ def host_of(text: str) -> str:
 def check_client_address(text: str) -> None:
     """Raise ValueError with a sentence unless a client can dial `text`."""
     address = parse_host_port(text)
-    if (address is not None and address.port > 0) or text.startswith(("tcp:", "unix:", "ssl:", "tls:")):
+    if (address is not None and address.port > 0) or _is_endpoint(text):
         return
     raise ValueError(f"{text!r} is not an address; write HOST:PORT")
 
 
-def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
-    """Return the endpoint that dials `text`; raises ValueError with a sentence."""
+def _is_endpoint(text: str) -> bool:
+    return text.startswith(("tcp:", "unix:", "ssl:", "tls:")) and not text.startswith(_TLS)
+
+
+def client_endpoint(reactor: Any, text: str, tls: "Tls | None" = None) -> IStreamClientEndpoint:
+    """Return the endpoint that dials `text`; raises ValueError with a sentence.
+
+    `tls` says whom to believe behind `tls://`, by default whom the system trusts.
+    """
     check_client_address(text)
     address = parse_host_port(text)
     if address is None:
         try:
             endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
-        except (ValueError, TypeError, RuntimeError, NameError) as error:  # the last one where TLS is not installed
+        except Exception as error:  # Twisted's parsers pass on what they come across: files, OpenSSL's own errors
             raise ValueError(f"{text!r} is neither HOST:PORT nor a Twisted endpoint: {error}") from None
         return endpoint
+    tcp = _tcp_endpoint(reactor, address)
+    return _with_tls(reactor, tcp, address.host or "localhost", tls) if address.tls else tcp
+
+
+def _tcp_endpoint(reactor: Any, address: HostPort) -> IStreamClientEndpoint:
     if isIPAddress(address.host):  # nothing to look up, and no second address to wait for
         return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIMEOUT_SECONDS)
     return HostnameEndpoint(reactor, address.host or "localhost", address.port, timeout=CONNECT_TIMEOUT_SECONDS)
+
+
+def _with_tls(reactor: Any, tcp: IStreamClientEndpoint, host: str, tls: "Tls | None") -> IStreamClientEndpoint:
+    from filefly.wire.tls import Tls
+    from filefly.wire.tls_endpoints import TlsClientEndpoint  # OpenSSL, which most clients need not load
+
+    return TlsClientEndpoint(reactor, tcp, host, tls or Tls())
 
 
 def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
@@ -95,6 +127,8 @@ def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """
     tcp = _TCP_ENDPOINT.fullmatch(text)
     address = HostPort(tcp["interface"] or "", int(tcp["port"])) if tcp else parse_host_port(text)
+    if text.startswith(_TLS):
+        raise ValueError(f"{text!r} is for those who connect; a server speaks TLS if it has --tls-cert and --tls-key")
     if address is None:
         try:
             endpoint: IStreamServerEndpoint = serverFromString(reactor, text)

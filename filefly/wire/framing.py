@@ -8,14 +8,12 @@ In:     `receive_line`, `line_at_hand`, `begin_payload` + `receive_chunks` + `sk
 Out:    `send`, which waits while the peer does not read
 Ends:   `close` (after what was sent), `close_gently` (when the peer may still be sending), `abort`
 States: receiving lines or a payload; input ended (half-closed) or not; lost or not
+Peer:   `standing` says what only the peer can do now, and whether it does
 """
 
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.protocols.basic import LineReceiver
@@ -24,8 +22,12 @@ from zope.interface import implementer
 
 from filefly.errors import PayloadEnded, TooLarge
 from filefly.units import KIB, MIB
-from filefly.wire.gates import Rest, SendingGate
+from filefly.wire.awaited import Awaited
+from filefly.wire.budget import LINE_FACTOR, STEP_BYTES, LineBudget, UnsentReplies
+from filefly.wire.codec import LONG_LINE_BYTES, Line
+from filefly.wire.input import Input
 from filefly.wire.lending import LentSocket, can_be_lent
+from filefly.wire.output import Output
 
 DEFAULT_MAX_LINE = 24 * MIB
 PIECE_BYTES = MIB
@@ -33,7 +35,6 @@ PIECE_BYTES = MIB
 
 _TRANSPORT_BUFFER_BYTES = 256 * KIB  # what one recv takes and what may wait unsent; 1.6 times faster than the default
 _LINGER_SECONDS = 10
-_SMALL_BYTES = 64 * KIB  # pieces of so little in all are cheaper to copy than to send one by one
 
 
 @implementer(IHalfCloseableProtocol)
@@ -47,18 +48,28 @@ class Conversation(LineReceiver):
     delimiter = b"\n"
     transport: Any
 
-    def __init__(self, clock: Any, max_line: int = DEFAULT_MAX_LINE) -> None:
-        """`clock` is an IReactorTime; a line of more than `max_line` bytes ends the conversation."""
-        self.MAX_LENGTH = max_line
+    def __init__(
+        self,
+        clock: Any,
+        max_line: int = DEFAULT_MAX_LINE,
+        budget: LineBudget | None = None,
+        unsent: UnsentReplies | None = None,
+    ) -> None:
+        """`clock` is an IReactorTime; a line of more than `max_line` bytes ends the conversation.
+
+        Of a long line no more is read than has room in `budget`; who gets the line gives that back.
+        """
         self._clock = clock
-        self._gate = SendingGate()
-        self._direct = False  # whether the gate is open exactly while the transport has nothing left to send
-        self._input = b""  # used up to `_at`
-        self._at = 0
-        self._behind: deque[bytes] = deque()  # what came after that
-        self._kept = 0  # bytes that are not used yet
+        self._budget = budget
+        self._line_room = LONG_LINE_BYTES  # how much of a line may be read
+        self.has_room = False
+        """Whether room in the budget is taken, or waited for."""
+        self._output = Output(self, unsent)
+        self._input = Input(max_line)
+        self._most_unseen = min(LONG_LINE_BYTES, max_line)
         self._transport_paused = False
-        self._waiting: Deferred[bytes | None] | None = None
+        self._waiting: Deferred[Any] | None = None
+        self._came = 0  # how often something came
         self._payload_size = self._payload_left = 0
         self.input_ended = False
         """Whether the peer has closed its sending side."""
@@ -69,7 +80,7 @@ class Conversation(LineReceiver):
 
     # In
 
-    def receive_line(self) -> Deferred[bytes | None]:
+    def receive_line(self) -> Deferred[Line | None]:
         """Return the next line that is not blank, without its line end; None at the end of input.
 
         Raises TooLarge for a line over the limit, after which only `close_gently` makes sense, and twisted's
@@ -77,9 +88,9 @@ class Conversation(LineReceiver):
         """
         return self._receive()
 
-    def line_at_hand(self) -> bytes | None:
+    def line_at_hand(self) -> Line | None:
         """Return the next line if it has come already, else None: what `receive_line` waits for. Raises TooLarge."""
-        return self._take_line() if self.lost is None else None
+        return self._input.take_line(self.input_ended) if self.lost is None else None
 
     def begin_payload(self, size: int) -> None:
         """Take the next `size` bytes of input as a payload, not as lines."""
@@ -98,7 +109,7 @@ class Conversation(LineReceiver):
         chunks: list[bytes] = []
         gathered = 0
         while gathered < at_least and self._payload_left:
-            at_hand = self._kept and self.lost is None
+            at_hand = self._input.kept and self.lost is None
             chunk = self._take_chunk() if at_hand else await self._receive() or b""
             chunks.append(chunk)
             gathered += len(chunk)
@@ -114,7 +125,7 @@ class Conversation(LineReceiver):
 
         All that came before must have been received.
         """
-        if self._kept or self.input_ended or self.lost is not None or not can_be_lent(self.transport):
+        if self._input.kept or self.input_ended or self.lost is not None or not can_be_lent(self.transport):
             return None
         self._pause_transport()
         return LentSocket.of(self.transport)
@@ -130,18 +141,17 @@ class Conversation(LineReceiver):
         while await self.receive_chunks():
             pass
 
-    def _receive(self) -> Deferred[bytes | None]:
+    def _receive(self) -> Deferred[Any]:
         if self._waiting is not None:
             raise RuntimeError("one receiver at a time")
-        waiting: Deferred[bytes | None] = Deferred(self._stop_waiting)
+        waiting: Deferred[Any] = Deferred(self._stop_waiting)
         self._waiting = waiting
         if self.lost is not None:
             self._deliver(self.lost)
         else:
             self._serve()
-        if self._waiting is waiting and self._transport_paused:
-            self._transport_paused = False
-            self.transport.resumeProducing()
+        if self._waiting is waiting:
+            self._resume_transport()
         return waiting
 
     def _pause_transport(self) -> None:
@@ -149,13 +159,18 @@ class Conversation(LineReceiver):
             self._transport_paused = True
             self.transport.pauseProducing()
 
-    def _stop_waiting(self, _cancelled: Deferred[bytes | None]) -> None:
+    def _resume_transport(self) -> None:
+        if self._transport_paused:
+            self._transport_paused = False
+            self.transport.resumeProducing()
+
+    def _stop_waiting(self, _cancelled: Deferred[Any]) -> None:
         self._waiting = None
 
     def _serve(self) -> None:
         """Hand over what is waited for, if it is there."""
         if self._payload_left:
-            if self._kept:
+            if self._input.kept:
                 self.rawDataReceived(self._take_chunk())
             elif self.input_ended:
                 got, self._payload_left = self._payload_size - self._payload_left, 0
@@ -163,16 +178,45 @@ class Conversation(LineReceiver):
                 self._deliver(Failure(PayloadEnded(sentence)))
             return
         try:
-            line = self._take_line()
+            line = self._input.take_line(self.input_ended)
         except TooLarge as error:
+            self._discarding = True
             self._deliver(Failure(error))
         else:
             if line is not None:
                 self.lineReceived(line)
             elif self.input_ended:
                 self._deliver(None)
+            elif self._budget is not None:
+                self._take_room(self._budget)
 
-    def _deliver(self, result: bytes | Failure | None) -> None:
+    def _take_room(self, budget: LineBudget) -> None:
+        """Read on once there is room for more of a long line."""
+        if self._input.kept > self._line_room:
+            self.has_room = True
+            self._pause_transport()
+            step = self._input.kept // STEP_BYTES * STEP_BYTES + STEP_BYTES
+            budget.hold(self, LINE_FACTOR * step).addCallbacks(lambda _: self._have_room(step), _given_up)
+        elif self._input.kept <= LONG_LINE_BYTES:
+            self.give_room_back()  # what was long was blank
+
+    def _have_room(self, size: int) -> None:
+        self._line_room = size
+        self._resume_transport()
+
+    def room_for(self, size: int) -> Deferred[None]:
+        """Fire once there is room for what is made of a line of `size` bytes, too."""
+        self.has_room = True
+        return succeed(None) if self._budget is None else self._budget.hold(self, LINE_FACTOR * size)
+
+    def give_room_back(self) -> None:
+        """Give back the room that a line had, if it was long, and what was made of it."""
+        if self._budget is not None and self.has_room:
+            self.has_room = False
+            self._line_room = LONG_LINE_BYTES
+            self._budget.give_back(self)
+
+    def _deliver(self, result: Line | Failure | None) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
@@ -181,92 +225,47 @@ class Conversation(LineReceiver):
         else:
             waiting.callback(result)
 
-    def _take_line(self) -> bytes | None:
-        """Take the next line that is not blank, if all of it is there; raises TooLarge."""
-        while self._kept:
-            line = self._cut_line()
-            if (self._kept if line is None else len(line)) > self.MAX_LENGTH:
-                raise self._line_too_long()
-            if line is None:
-                if not self.input_ended:
-                    return None
-                line = self._input[self._at :]
-                self._use(len(line))
-            line = line.removesuffix(b"\r")
-            if line.strip():
-                return line
-        return None
-
-    def _cut_line(self) -> bytes | None:
-        """Take all up to the next line end; if there is none, make what is there one piece."""
-        begin = self._at
-        end = self._input.find(b"\n", begin)
-        if end >= 0:
-            line = self._input[begin:end]
-            self._use(end + 1 - begin)
-            return line
-        pieces = [self._input[begin:]]
-        while self._behind:
-            piece = self._behind.popleft()
-            end = piece.find(b"\n")
-            if end >= 0:
-                self._kept -= sum(map(len, pieces))
-                self._input, self._at = piece, 0
-                self._use(end + 1)
-                return b"".join([*pieces, piece[:end]])
-            pieces.append(piece)
-        self._input, self._at = b"".join(pieces), 0
-        return None
-
     def _take_chunk(self) -> bytes:
         """Take as much of the payload as is there in one piece; something is."""
-        if self._at == len(self._input):
-            self._input, self._at = self._behind.popleft(), 0
-        chunk = self._input[self._at : self._at + self._payload_left]
-        self._use(len(chunk))
+        chunk = self._input.take_chunk(self._payload_left)
         self._payload_left -= len(chunk)
         return chunk
 
-    def _use(self, size: int) -> None:
-        self._at += size
-        self._kept -= size
-        if not self._kept:
-            self._input, self._at = b"", 0  # it may have been large
-
-    def _line_too_long(self) -> TooLarge:
-        """Return what tells who waits for the line; nothing behind it can be understood."""
-        self._discard_input()
-        return TooLarge(f"line is over the limit of {self.MAX_LENGTH} bytes (--max-line)")
+    @property
+    def standing(self) -> tuple[Awaited, int]:
+        """What the peer is to do before this end can go on, and a number that changes as it does."""
+        if self._output.waits:
+            return Awaited.READING, self._output.moved
+        if self._waiting is None or self._transport_paused or self._discarding:
+            return Awaited.NOTHING, 0
+        if self._payload_left:
+            return Awaited.PAYLOAD, self._came
+        if not self._input.kept:
+            return Awaited.REQUEST, self._came
+        if self.has_room:
+            return Awaited.LONG_LINE, self._input.kept // STEP_BYTES
+        return Awaited.LINE, self._came
 
     # What the transport calls, and what LineReceiver calls lines and raw data
 
     def connectionMade(self) -> None:
         """Set the transport up."""
         self.transport.bufferSize = _TRANSPORT_BUFFER_BYTES
-        self._direct = can_be_lent(self.transport)
-        if not self._direct:
-            self.transport.registerProducer(self._gate, True)
-        with suppress(AttributeError, OSError):  # not every transport is TCP
-            self.transport.setTcpNoDelay(True)
+        self._output.connect(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         """Keep `data` until it is asked for; a long line's pieces are looked at, and joined, once."""
+        self._came += 1
         if self._discarding:
             return
-        if self._kept:
-            self._behind.append(data)
-        else:
-            self._input, self._at = data, 0
-        self._kept += len(data)
+        self._input.add(data)
         if self._waiting is None:
-            if self._kept >= _TRANSPORT_BUFFER_BYTES:
+            if self._input.kept >= _TRANSPORT_BUFFER_BYTES:
                 self._pause_transport()
-        elif self._payload_left or b"\n" in data:
+        elif self._payload_left or b"\n" in data or self._input.kept > self._most_unseen:
             self._serve()
-        elif self._kept > self.MAX_LENGTH:
-            self._deliver(Failure(self._line_too_long()))
 
-    def lineReceived(self, line: bytes) -> None:
+    def lineReceived(self, line: Line) -> None:
         """Hand the line to who waits for it."""
         self._deliver(line)
 
@@ -290,7 +289,9 @@ class Conversation(LineReceiver):
         self.lost = reason
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
-        self._gate.resumeProducing()
+        if self._budget is not None:
+            self._budget.stop_waiting(self)
+        self._output.connection_lost()
         if self._waiting is not None:
             self._deliver(reason)
 
@@ -300,41 +301,23 @@ class Conversation(LineReceiver):
         """Send `pieces`; the result waits until the transport takes more, and fails once the connection is lost."""
         if self.lost is not None:
             return fail(self.lost)
-        if self._direct and self._gate.open:
-            self._send_at_once(pieces)
-        else:
-            for piece in pieces:
-                self.transport.write(piece)
-        return self.flushed()
-
-    def _send_at_once(self, pieces: Sequence[bytes]) -> None:
-        """Send what the system takes, without a turn of the reactor, and leave the rest to the transport."""
-        if len(pieces) > 1 and sum(map(len, pieces)) <= _SMALL_BYTES:
-            pieces = [b"".join(pieces)]
-        for place, piece in enumerate(pieces):
-            unsent = memoryview(piece)
-            while unsent:
-                sent = self.transport.writeSomeData(unsent)
-                if sent == 0 or isinstance(sent, Exception):  # full; or lost, as the transport will find out itself
-                    Rest(self.transport, self._gate, [bytes(unsent), *pieces[place + 1 :]])
-                    return
-                unsent = unsent[sent:]
+        return self._output.send(pieces)
 
     async def lend_output(self) -> LentSocket | None:
         """Once everything is sent, let a thread send, until it is given back; None if it cannot."""
-        if self.lost is not None or not self._direct:
+        if self.lost is not None or not self._output.direct:
             return None
         await self.flushed()
         return LentSocket.of(self.transport) if self.lost is None else None
 
     def flushed(self) -> Deferred[None]:
         """Fire once the transport takes more (TCP: has nothing left to send), or the connection is lost."""
-        return succeed(None) if self._gate.open else self._gate.passed()
+        return self._output.flushed()
 
     def close(self) -> None:
         """Close once everything is sent."""
         if self.lost is None:
-            self._stop_sending()
+            self._output.end()
             self.transport.loseConnection()
 
     def close_gently(self) -> None:
@@ -345,7 +328,7 @@ class Conversation(LineReceiver):
         if self.input_ended or not hasattr(self.transport, "loseWriteConnection"):
             self.close()
             return
-        self._stop_sending()
+        self._output.end()
         self.transport.loseWriteConnection()
         if self._transport_paused:
             self.transport.resumeProducing()
@@ -354,14 +337,14 @@ class Conversation(LineReceiver):
     def abort(self) -> None:
         """Close now, dropping what was not sent."""
         if self.lost is None:
-            self._stop_sending()
+            self._output.end(abruptly=True)
             self.transport.abortConnection()
-
-    def _stop_sending(self) -> None:
-        self._direct = False
-        self.transport.unregisterProducer()
 
     def _discard_input(self) -> None:
         self._discarding = True
-        self._input, self._at, self._kept = b"", 0, 0
-        self._behind.clear()
+        self._input.clear()
+
+
+def _given_up(failure: Failure) -> None:
+    """Overlook that who waited for room does not need it any more."""
+    failure.trap(CancelledError)

@@ -45,7 +45,7 @@ def check_block_id(block_id: str) -> None:
 
 def _check_path(name: str, field: str) -> None:
     try:
-        length = len(name.encode())
+        length = len(name[: MAX_NAME_BYTES + 1].encode())  # it may be very long
     except UnicodeEncodeError:
         raise BadRequest(f"{field} is not valid UTF-8") from None
     if length > MAX_NAME_BYTES:

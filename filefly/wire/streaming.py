@@ -87,7 +87,12 @@ async def send_from(
 
 
 async def pieces_of(
-    in_thread: InThread, read_thd: Callable[[int, int], bytes], offset: int, end: int, first: bytes = b""
+    in_thread: InThread,
+    read_thd: Callable[[int, int], bytes],
+    offset: int,
+    end: int,
+    first: bytes = b"",
+    piece_bytes: int = PIECE_BYTES,
 ) -> AsyncGenerator[bytes, None]:
     """Yield `first`, then the bytes from `offset` to `end` in order, the next piece read while the last one is used.
 
@@ -96,7 +101,7 @@ async def pieces_of(
     """
 
     def read() -> Deferred[bytes] | None:
-        return in_thread(read_thd, offset, min(PIECE_BYTES, end - offset)) if offset < end else None
+        return in_thread(read_thd, offset, min(piece_bytes, end - offset)) if offset < end else None
 
     reading = read()
     try:

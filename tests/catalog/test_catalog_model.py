@@ -22,11 +22,13 @@ from filefly.catalog.endings import (
 )
 from filefly.catalog.planning import newest_explicit_plan, replace_replica, touch_plan
 from filefly.catalog.plans import Plan, committed_plan, open_plans
-from filefly.catalog.schema import blocks, replicas, trash
+from filefly.catalog.quotas import set_quota
+from filefly.catalog.schema import blocks, quotas, replicas, trash
 from filefly.errors import Conflict, NotFound, Unavailable
 from tests.catalog.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, page_of, plan, seen
 
 NAMES = st.sampled_from(["a", "a/b", "a-0", "x" * 250])
+PREFIXES = st.sampled_from(["", "a", "a/", "x"])
 SERVERS = 3
 GRACE = 5
 TIME_TO_LIVE = 12
@@ -70,6 +72,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.database = open_catalog(Path(self.folder.name), SERVERS)
         self.files: dict[str, Plan] = {}
+        self.limited: set[str] = set()
         self.open: dict[int, Open] = {}
         self.ended: list[Ended] = []
         self.gone: list[Plan] = []
@@ -316,6 +319,26 @@ class CatalogMachine(RuleBasedStateMachine):
         query = select(trash.c.block_id, trash.c.server, trash.c.due)
         rows = self.database.read(lambda connection: connection.execute(query).all())
         assert sorted(self.trash) == sorted(Rubbish(*row) for row in rows)
+
+    @rule(prefix=PREFIXES, max_bytes=st.sampled_from([None, 10**9]))
+    def set_quota(self, prefix: str, max_bytes: int | None) -> None:
+        done(self.database, set_quota, prefix, max_bytes, None)
+        self.limited = {*self.limited, prefix} - ({prefix} if max_bytes is None else set())
+
+    @invariant()
+    def the_quotas_count_the_files_and_open_plans_of_the_model(self) -> None:
+        opened = [each.planned for each in self.open.values()]
+        expected = []
+        for prefix in sorted(self.limited):
+            used, planned = (
+                [each.total_size for each in some if each.name.startswith(prefix)]
+                for some in (self.files.values(), opened)
+            )
+            expected.append((prefix, sum(used), len(used), sum(planned), len(planned)))
+        c = quotas.c
+        query = select(c.prefix, c.used_bytes, c.used_files, c.open_bytes, c.open_files).order_by(c.prefix)
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        assert expected == [tuple(row) for row in rows]
 
     @invariant()
     def no_block_that_is_in_use_is_trash_or_anothers(self) -> None:

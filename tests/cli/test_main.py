@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,15 @@ from filefly.errors import FileFlyError
 
 FILES = ["upload", "download", "cat", "ls", "stat", "mv", "rm", "undelete"]
 CLUSTER = ["servers", "ping", "drain", "undrain", "scrub", "fsck", "catalog"]
-COMMANDS = FILES + CLUSTER
-SUBCOMMANDS = ["servers add", "servers accept", "servers remove", "catalog backup", "catalog accept"]
+SECURITY = ["secret", "token", "quota", "tls"]
+COMMANDS = FILES + CLUSTER + SECURITY
+SUBCOMMANDS = [
+    *("servers add", "servers accept", "servers remove", "catalog backup", "catalog accept"),
+    *("secret new", "secret rotate", "secret retire", "token new", "token show", "token revoke", "token list-revoked"),
+    *("quota set", "quota remove", "quota list", "tls new"),
+]
+OFFLINE = ["secret", "secret new", "secret rotate", "secret retire", "token new", "tls", "tls new"]
+"""They ask no server."""
 
 
 def asked(*arguments: str) -> Result:
@@ -35,7 +43,8 @@ def test_every_command_has_help_with_an_example(command: str, option: str) -> No
     assert 0 == result.exit_code
     assert f"Usage: cli {command}" in result.output
     assert f"filefly-client {command}" in result.output
-    assert "--metadata-addr HOST:PORT" in result.output
+    assert (command not in OFFLINE) == ("--metadata-addr [tls://]HOST:PORT" in result.output)
+    assert (command not in OFFLINE) == ("--token-file FILE" in result.output)
 
 
 def test_the_program_has_help_with_an_example() -> None:
@@ -47,11 +56,11 @@ def test_the_program_has_help_with_an_example() -> None:
 
 
 def test_the_program_tells_of_files_and_of_the_cluster_apart() -> None:
-    """Most people need only the first half; no sentence is cut."""
-    files, cluster = asked("--help").output.partition("\nFiles:\n")[2].split("\n\nCluster:\n")
-    for section, commands in ((files, FILES), (cluster, CLUSTER)):
-        assert commands == [line.split()[0] for line in section.splitlines() if not line.startswith("   ")]
-    assert "..." not in files + cluster
+    """Most people need only the first part; no sentence is cut."""
+    sections = re.split(r"\n(?:Files|Cluster|Security):\n", asked("--help").output)[1:]
+    for section, commands in zip(sections, (FILES, CLUSTER, SECURITY), strict=True):
+        assert commands == [line.split()[0] for line in section.splitlines() if line and not line.startswith("   ")]
+        assert "..." not in section
 
 
 def test_the_version_is_told() -> None:
@@ -87,6 +96,20 @@ def test_the_version_is_told() -> None:
         (["servers", "remove"], "Missing argument 'ADDR'"),
         (["servers", "remove", "x:1", "--lost"], "Say that you mean it: servers remove x:1 --lost --yes"),
         (["catalog", "backup"], "Missing argument 'FILE'"),
+        (["secret", "new"], "Missing argument 'FILE'"),
+        (["token", "new", "--role", "king", "--secret-file", "x"], "Invalid value for '--role'"),
+        (["token", "new", "--role", "read"], "Missing option '--secret-file'"),
+        (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "soon"], "'soon' is not a duration"),
+        (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "0d"], "0d is no time for a token"),
+        (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "101000d"], "is no time for a token"),
+        (["token", "new", "--role", "read", "--secret-file", "x", "--prefix", "a\nb"], "no file's name can begin with"),
+        (["token", "new", "--role", "admin", "--secret-file", "x", "--prefix", "a"], "role admin has no --prefix"),
+        (["token", "show"], "Name the token's FILE, - for standard input, or set FILEFLY_TOKEN_FILE."),
+        (["token", "revoke", "abc.def.ghi"], "That is a token; ID is what filefly-client token show tells of it."),
+        (["quota", "set", "a/"], "Name a limit: --max-bytes, --max-files or both"),
+        (["quota", "set", "a/", "--max-bytes", "much"], "'much' is not a size"),
+        (["quota", "set", "a/", "--max-bytes", "9999999TiB"], "is too much"),
+        (["quota", "set", "a/", "--max-files", "-1"], "Invalid value for '--max-files'"),
         (["ping", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
         (["--metadata-addr", "nowhere", "ls"], "'nowhere' is not an address; write HOST:PORT"),
     ],
@@ -140,7 +163,8 @@ from click.testing import CliRunner
 from filefly.cli.commands import cli
 for command in cli.commands:
     assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
-print(sorted({"twisted.internet.reactor", "rich", "sqlalchemy"}.intersection(sys.modules)))
+large = {"twisted.internet.reactor", "rich", "sqlalchemy", "jwt", "filefly.security.keys"}
+print(sorted(large.intersection(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "[]\n" == done.stdout

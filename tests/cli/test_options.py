@@ -4,17 +4,17 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from filefly.cli.options import metadata_addr, metadata_option
+from filefly.cli.options import cluster_options, metadata_addr
 
 
 @click.group()
-@metadata_option(envvar="FILEFLY_METADATA_ADDR")
+@cluster_options(from_environment=True)
 def group() -> None:
     """Hold a command."""
 
 
 @group.command()
-@metadata_option()
+@cluster_options()
 def where() -> None:
     """Tell what was chosen."""
     click.echo(metadata_addr())

@@ -26,6 +26,7 @@ from filefly.wire.blocks import BytesFollow
 from filefly.wire.codec import commands_of, encode
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import ListDataServers, RegisterDataServer, Reply, Request
+from filefly.wire.security import ListQuotas, ListRevokedTokens, RevokeToken, SetQuota
 from tests.meta.running import TIMEOUT_SECONDS
 
 Answer = Reply | Exception | tuple[BytesFollow, bytes]
@@ -43,6 +44,10 @@ _REQUESTS = (
     UndeleteFile,
     BackupCatalog,
     AcceptCatalog,
+    RevokeToken,
+    ListRevokedTokens,
+    SetQuota,
+    ListQuotas,
 )
 
 

@@ -35,8 +35,8 @@ def to_store(*ids: str) -> list[BlockToStore]:
     return [BlockToStore(block_id, len(DATA[block_id]), sum_of(DATA[block_id])) for block_id in ids]
 
 
-def wanted(*ids: str) -> list[Block]:
-    return [Block(block_id, len(DATA.get(block_id, b"x")), "", ()) for block_id in ids]
+def wanted(*ids: str) -> list[tuple[Block, None]]:
+    return [(Block(block_id, len(DATA.get(block_id, b"x")), "", ()), None) for block_id in ids]
 
 
 def results(*ids: str) -> list[BlockResult]:

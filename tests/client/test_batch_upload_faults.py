@@ -76,7 +76,7 @@ async def test_who_says_nothing_is_not_waited_for_again(
     """Neither by the files of this batch, nor by the next one."""
     hanging = 0
 
-    async def hang(_request: Any, conversation: Any) -> None:
+    async def hang(_request: Any, conversation: Any, _session: Any) -> None:
         nonlocal hanging
         hanging += 1
         await conversation.skip_payload()

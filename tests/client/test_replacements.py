@@ -101,7 +101,7 @@ async def test_who_says_nothing_is_not_waited_for_again(reactor: Any) -> None:
     """A minute a block would be too long; its blocks go elsewhere at once."""
     hanging = 0
 
-    async def hang(_request: Any, conversation: Any) -> None:
+    async def hang(_request: Any, conversation: Any, _session: Any) -> None:
         nonlocal hanging
         hanging += 1
         await conversation.skip_payload()

@@ -170,10 +170,10 @@ async def test_a_deleted_file_is_not_found(reactor: Any) -> None:
         for server in cluster.data:
             server.blocks.clear()
 
-        async def read(found: Any) -> bytes:
+        async def read(found: Any, tickets: Any) -> bytes:
             assert found == metadata
             cluster.catalog.committed = None
-            return await cluster.client._reader.whole(found, 0, None)
+            return await cluster.client._reader.whole(found, tickets, 0, None)
 
         with pytest.raises(NotFound, match=r"^a: file not found$"):
             await reading("a", read)

@@ -128,11 +128,11 @@ class Consumer:
         self.taken: list[bytes] = []
         self.producer: Any = None
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802 - Twisted's name
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         assert streaming
         self.producer = producer
 
-    def unregisterProducer(self) -> None:  # noqa: N802 - Twisted's name
+    def unregisterProducer(self) -> None:
         self.producer = None
 
     def write(self, data: bytes) -> None:

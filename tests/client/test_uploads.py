@@ -6,10 +6,16 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from filefly.client.tickets import tickets_of_plan
 from filefly.client.uploads import _renewed
 from filefly.errors import Conflict
-from filefly.wire.messages import RenewPlan, Reply
+from filefly.wire.messages import Metadata, RenewPlan, Reply
+from filefly.wire.security import PlanRenewed
 from tests.peer import now
+
+PLAN = Metadata(
+    name="a", total_size=0, block_size=7, generation=17, state="pending", replicas=1, attributes={}, blocks=[]
+)
 
 
 class Renewals:
@@ -24,16 +30,16 @@ class Renewals:
 
     async def ask(self, request: RenewPlan, _kind: type[Reply]) -> Reply:
         self.asked.append(request)
-        answer = self._answers.pop(0) if self._answers else Reply()
+        answer = self._answers.pop(0) if self._answers else None
         if isinstance(answer, Deferred):
             await answer
         if isinstance(answer, Exception):
             raise answer
-        return Reply()
+        return PlanRenewed()
 
     async def _upload(self) -> None:
         catalog: Any = self
-        async with _renewed(catalog, 17):
+        async with _renewed(self.reactor, tickets_of_plan(catalog, PLAN)):
             await self.end
 
     def turn(self, *seconds: float) -> None:

@@ -490,7 +490,7 @@ def test_who_does_not_read_is_not_read_from(server: Server) -> None:
     packet = line(command="ping") * (64 * KIB // len(line(command="ping")))
     peer.give(*[packet] * 64)
     assert peer.transport.paused
-    assert peer.protocol._kept <= 512 * KIB
+    assert peer.protocol._input.kept <= 512 * KIB
     peer.hang_up()
 
 
@@ -530,7 +530,7 @@ def test_a_payload_is_received_as_it_is_written(new_server: Callable[..., Server
     peer = server.connect()
     peer.give(line(command="store", block_id="a-0", size=16 * MIB), *[b"x" * 64 * KIB] * 256)
     assert peer.transport.paused
-    assert peer.protocol._kept <= 512 * KIB
+    assert peer.protocol._input.kept <= 512 * KIB
     while not peer.transport.value():
         threads.run_next()
         peer.give()

@@ -17,7 +17,7 @@ from twisted.logger import capturedLogs
 from zope.interface import implementer
 
 from filefly.data.local import WithLocalSocket
-from filefly.data.tap import data_service
+from filefly.data.tap import DATA_PARAMETERS, data_service
 from filefly.wire.address import listening_endpoint
 from tests.caller import Caller, calling
 from tests.data.disks import take
@@ -25,14 +25,8 @@ from tests.data.running import DIGITS, HeldDisk, Running, error, give_unique_id,
 from tests.descriptors import none_left
 from tests.on_reactor import next_turn, on_reactor
 
-OPTIONS = {
-    "max-block-size": 1000,
-    "max-line": 1000,
-    "reserve": 0,
-    "disk-threads": 1,
-    "max-connections": 9,
-    "max-connections-per-address": 9,
-}
+OPTIONS = {parameter[0]: parameter[2] for parameter in DATA_PARAMETERS}
+OPTIONS |= {"max-block-size": 1000, "max-line": 1000, "reserve": 0, "disk-threads": 1}
 
 
 @implementer(IFileDescriptorReceiver)

@@ -91,7 +91,7 @@ class End:
 
     # What a protocol calls
 
-    def getPeer(self) -> IPv4Address:  # noqa: N802
+    def getPeer(self) -> IPv4Address:
         """Return who is at the other end."""
         return self.peer
 
@@ -99,7 +99,7 @@ class End:
         """Return who is at this end."""
         return self.host
 
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802
+    def setTcpNoDelay(self, enabled: bool) -> None:
         """Nothing is delayed on purpose."""
 
     def write(self, data: bytes) -> None:
@@ -115,17 +115,17 @@ class End:
             self._producer_waits = True
             self._producer.pauseProducing()
 
-    def writeSequence(self, pieces: Any) -> None:  # noqa: N802
+    def writeSequence(self, pieces: Any) -> None:
         """Send."""
         self.write(b"".join(pieces))
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Take a push producer."""
         assert streaming
         assert self._producer is None
         self._producer = producer
 
-    def unregisterProducer(self) -> None:  # noqa: N802
+    def unregisterProducer(self) -> None:
         """Let the producer go."""
         self._producer = None
 
@@ -138,7 +138,7 @@ class End:
         self._reading = True
         self.arrive_soon()
 
-    def loseConnection(self) -> None:  # noqa: N802
+    def loseConnection(self) -> None:
         """Close; what was written still arrives, unless there is input that nobody has read: then TCP resets."""
         if self.closed or self.disconnecting:
             return
@@ -147,13 +147,13 @@ class End:
         self.other.arrive_later("reset" if unread else "end", b"")
         self._close(ConnectionDone())
 
-    def loseWriteConnection(self) -> None:  # noqa: N802
+    def loseWriteConnection(self) -> None:
         """Close the sending side."""
         if not (self.closed or self._write_ended or self.disconnecting):
             self._write_ended = True
             self.other.arrive_later("end", b"")
 
-    def abortConnection(self) -> None:  # noqa: N802
+    def abortConnection(self) -> None:
         """Close, dropping what has not left."""
         if self.closed:
             return

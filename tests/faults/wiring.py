@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -104,6 +104,8 @@ class MetaHost:
     simulation: Simulation
     folder: Path
     listed: Sequence[str]
+    options: Mapping[str, Any] = field(factory=dict)
+    """What differs from how the others are started."""
     machine: Machine = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -124,6 +126,7 @@ class MetaHost:
 
         process.at_death.append(close)
         options = {parameter[0]: parameter[2] for parameter in META_PARAMETERS} | _OPTIONS
+        options |= self.options
         endpoint = TCP4ServerEndpoint(process, 9000)
         listed = dict.fromkeys(self.listed)
         with simulated_threads(process):

@@ -118,7 +118,9 @@ async def test_a_plan_that_is_refused_leaves_the_others_alone(reactor: Any, tmp_
             refused("missing file_name", "bad_request"),
             refused("file_name has an empty, '.' or '..' part", "bad_request"),
             refused("replica count 3 exceeds available data servers (2)", "bad_request"),
-            refused("file_size is over the limit of 20000 blocks of 67108864 bytes", "too_large"),
+            refused(
+                "file_size is over the limit of 20000 blocks of 67108864 bytes (--max-blocks-per-file)", "too_large"
+            ),
             refused(
                 "attributes: expected integers from 0 to 9007199254740991; write other numbers as strings",
                 "bad_request",

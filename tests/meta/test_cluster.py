@@ -33,7 +33,7 @@ def cluster() -> Cluster:
 def plan_with(*blocks: PlanBlock, state: str = "committed", explicit: bool = True) -> Plan:
     fields: dict[str, Any] = {"generation": 1, "name": "a", "state": state, "explicit": explicit, "replicas": 2}
     fields |= {"total_size": 7, "block_size": 7, "attributes": {}, "stem": "a", "if_generation": None}
-    return Plan(**fields, modified="2026-01-02T03:04:05.678Z", resumes=None, blocks=blocks)
+    return Plan(**fields, modified="2026-01-02T03:04:05.678Z", resumes=None, holder=None, blocks=blocks)
 
 
 def places(cluster: Cluster, plan: Plan, internal: bool = False) -> list[str]:

@@ -64,7 +64,9 @@ def test_an_odd_block_size_ends_at_the_largest() -> None:
 
 def test_a_file_over_the_limit_is_refused() -> None:
     """Beyond 20,000 blocks of 64 MiB there is no plan, and the sentence names the limit."""
-    with pytest.raises(TooLarge, match=r"^file_size is over the limit of 20000 blocks of 67108864 bytes$"):
+    with pytest.raises(
+        TooLarge, match=r"^file_size is over the limit of 20000 blocks of 67108864 bytes \(--max-blocks-per-file\)$"
+    ):
         choose_block_size(20_000 * 64 * MIB + 1, 8 * MIB)
 
 

@@ -92,7 +92,7 @@ async def test_attributes_are_kept(reactor: Any, tmp_path: Path) -> None:
         ),
         (
             {"file_name": "a", "file_size": 20_000 * 64 * 1024 * 1024 + 1},
-            "file_size is over the limit of 20000 blocks of 67108864 bytes",
+            "file_size is over the limit of 20000 blocks of 67108864 bytes (--max-blocks-per-file)",
             "too_large",
         ),
         (

@@ -2,6 +2,7 @@ import base64
 import hmac
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -217,13 +218,74 @@ def test_a_new_key_signs_and_the_old_one_stays_valid(path: Path) -> None:
     assert old.id != rotated.signing.id
 
 
-def test_rotating_twice_drops_the_oldest_key(path: Path) -> None:
-    """There are never three."""
-    first = create_secret(path).signing
-    second = rotate_secret(path).signing
-    third = rotate_secret(path)
-    assert [third.signing, second] == list(third.keys)
-    assert third.find(first.id) is None
+def test_rotating_twice_is_refused(path: Path) -> None:
+    """A daemon that has not read the file yet may have the oldest key alone; the sentence says what comes first."""
+    create_secret(path)
+    rotated = rotate_secret(path)
+    with pytest.raises(
+        SecretUnusable, match=r" has two keys already; .*, run: filefly-client secret retire /.*/secret$"
+    ):
+        rotate_secret(path)
+    assert rotated == read_secret(path)
+    retire_keys(path)
+    assert rotated.signing == rotate_secret(path).keys[1]
+
+
+def test_a_new_key_has_an_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though chance may give the same four bytes twice."""
+    chosen = iter([bytes(4), b"\0\0\0\1", bytes(32)])
+    monkeypatch.setattr(os, "urandom", lambda _count: next(chosen))
+    assert "00000001" == new_key(besides=[Key("00000000", b"x" * 32)]).id
+
+
+@pytest.mark.parametrize("change", [rotate_secret, retire_keys])
+def test_a_link_to_a_secret_stays_one(path: Path, change: Callable[[Path], Keyring]) -> None:
+    """Whatever keeps it elsewhere finds it there, changed."""
+    elsewhere = path.parent / "elsewhere"
+    elsewhere.mkdir()
+    create_secret(elsewhere / "kept")
+    path.symlink_to(elsewhere / "kept")
+    assert change(path) == read_secret(elsewhere / "kept")
+    assert path.is_symlink()
+    assert ["kept"] == os.listdir(elsewhere)
+
+
+@pytest.mark.parametrize("change", [rotate_secret, retire_keys])
+def test_a_changed_secret_stays_whose_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Keyring]
+) -> None:
+    """A daemon that runs as another user than who changes the keys can still read them."""
+    put(path, ONE, 0o400)
+    before, given = path.stat(), []
+    monkeypatch.setattr(os, "fchown", lambda _descriptor, user, group: given.append((user, group)))
+    change(path)
+    assert [(before.st_uid, before.st_gid)] == given
+    assert 0o400 == path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("change", [create_secret, rotate_secret, retire_keys])
+def test_a_changed_secret_is_durable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Keyring]
+) -> None:
+    """The file's bytes are synced before it has its name, and its folder after."""
+    synced: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real_sync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        synced.append("named")
+        real_replace(source, target)
+
+    if change is not create_secret:
+        put(path, ONE)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    change(path)
+    assert ["file", "folder"] == [step for step in synced if step != "named"]
+    assert change is create_secret or ["file", "named", "folder"] == synced
 
 
 def test_retiring_leaves_the_key_that_signs(path: Path) -> None:
@@ -253,11 +315,11 @@ def test_a_change_that_fails_leaves_the_secret(
     def refuse(_source: Path, _target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    put(path, ONE + OTHER)
+    put(path, ONE)
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(SecretUnusable, match=r"^cannot write /.*/secret: Operation not permitted$"):
         change(path)
-    assert ONE + OTHER == path.read_text()
+    assert ONE == path.read_text()
     assert ["secret"] == os.listdir(path.parent)
 
 

@@ -1,6 +1,6 @@
-from contextlib import suppress
 from typing import Any
 
+import jwt
 import pytest
 from attrs import evolve
 from hypothesis import given, settings
@@ -179,29 +179,32 @@ def test_what_a_token_is_signed_with_makes_no_ticket() -> None:
 
 
 def test_a_changed_bit_makes_a_ticket_invalid() -> None:
-    """Every bit of every character counts, but for the last one's two bits that belong to no byte."""
-    text = issue_ticket(KEYRING, TICKET)
-    for changed in set(single_bit_changes(text)) - other_spellings(text):
+    """Every bit of every character counts, also those of the last one that belong to no byte."""
+    for changed in single_bit_changes(issue_ticket(KEYRING, TICKET)):
         refuse(changed, "^the ticket is not valid: ")
 
 
-def test_another_spelling_of_a_ticket_says_nothing_else() -> None:
-    """Those two bits change nothing: PyJWT 2.15 refuses the text, older ones read the same claims."""
-    for changed in other_spellings(issue_ticket(KEYRING, TICKET)):
-        with suppress(Unauthorized):
-            assert TICKET == read_ticket(KEYRING, changed, "s1", NOW)
+def test_another_spelling_of_a_ticket_is_refused() -> None:
+    """A ticket has one text; other ones of the same bytes, padding and line ends among them, are none."""
+    text = issue_ticket(KEYRING, TICKET)
+    first, second, third = text.split(".")
+    padded = [f"{first}=.{second}.{third}", f"{first}.{second}=.{third}", f"{text}="]
+    for changed in {*other_spellings(text), *padded, f"{text}.", f".{text}", f"{text}\n", f" {text}"}:
+        refuse(changed, "^the ticket is not valid: ")
 
 
-def test_a_padded_ticket_is_the_same() -> None:
-    """So the text of a ticket must not stand for it."""
-    assert TICKET == read_ticket(KEYRING, issue_ticket(KEYRING, TICKET) + "=", "s1", NOW)
+def test_a_ticket_is_a_json_web_token() -> None:
+    """Whatever reads those can show what it says."""
+    text = issue_ticket(KEYRING, TICKET)
+    assert {"alg": "HS256", "kid": KEY.id, "typ": "JWT"} == jwt.get_unverified_header(text)
+    assert CLAIMS == jwt.decode(text, KEY.for_tickets, ["HS256"], audience="s1", options={"verify_exp": False})
 
 
 @pytest.mark.filterwarnings("ignore:The HMAC key")
 @pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512"])
 def test_another_algorithm_is_refused(algorithm: str) -> None:
     """No signature is none, and one algorithm is enough."""
-    refuse(forge(None if algorithm == "none" else KEY.for_tickets, CLAIMS, algorithm), "it was changed")
+    refuse(forge(None if algorithm == "none" else KEY.for_tickets, CLAIMS, algorithm), "^the ticket is not valid: ")
 
 
 @pytest.mark.parametrize("now", [NOW + 60, NOW + 60.001, NOW + 10**9])

@@ -188,7 +188,7 @@ def test_nothing_behind_a_line_over_the_limit_is_kept() -> None:
     with pytest.raises(TooLarge):
         now(waiting)
     peer.give(*[b"y" * MIB] * 3)
-    assert (0, b"", 0) == (peer.protocol._kept, peer.protocol._input, len(peer.protocol._behind))
+    assert (0, b"", 0) == (peer.protocol._input.kept, peer.protocol._input._next, len(peer.protocol._input._behind))
 
 
 def seconds_for_a_line_of(size: int) -> float:
@@ -217,7 +217,7 @@ def test_what_comes_too_fast_stays_with_the_kernel() -> None:
     peer = new_peer()
     peer.give(*[b"x" * 64 * KIB] * 64)
     assert peer.transport.paused
-    assert peer.protocol._kept <= 512 * KIB
+    assert peer.protocol._input.kept <= 512 * KIB
 
 
 def test_what_comes_too_fast_is_not_lost() -> None:
@@ -239,7 +239,7 @@ def test_a_payload_that_comes_too_fast_stays_with_the_kernel() -> None:
     peer.protocol.begin_payload(8 * MIB)
     peer.give(*[b"x" * 64 * KIB] * 128)
     assert peer.transport.paused
-    assert peer.protocol._kept <= 512 * KIB
+    assert peer.protocol._input.kept <= 512 * KIB
 
 
 def test_sending_waits_while_the_peer_does_not_read() -> None:

@@ -1,0 +1,122 @@
+"""The cluster's secret in a daemon: taken at start, and read again when its file changes, so that keys can be changed.
+
+A file that cannot be used any more leaves the keys that were in it valid: a slip must not stop a cluster.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from filefly.client.connection import STAY_UNKNOWN, SignIn
+from filefly.client.signing_in import prove
+from filefly.daemon.failures import DEFAULT_FREE, DEFAULT_MOST
+from filefly.daemon.options import absolute, positive
+from filefly.daemon.service import refuse
+from filefly.security.keys import Keyring, SecretUnusable, read_secret
+from filefly.threads import WorkerPool
+
+LOOK_SECONDS = 2.0
+"""How often a daemon looks whether the file was changed."""
+
+SECRET_PARAMETERS: Sequence[Sequence[Any]] = [
+    ["secret-file", None, None, "The cluster's secret: nobody does anything without a token; `secret new` makes it."],
+    [
+        "free-auth-failures",
+        None,
+        DEFAULT_FREE,
+        "After so many wrong tokens or proofs from one address, answers to further ones wait, up to 4s.",
+        positive,
+    ],
+    [
+        "max-auth-failures",
+        None,
+        DEFAULT_MOST,
+        "After so many, further wrong ones are refused as busy, for 10m; right ones never are.",
+        positive,
+    ],
+]
+"""What closes a server of either kind."""
+
+_Signature = tuple[int, ...] | None
+"""What changes with a file; None where there is none."""
+
+
+class SecretFile:
+    """A secret file, and the keys that were in it last; a daemon's Part, with a thread pool of its own."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, path: Path, pool: WorkerPool) -> None:
+        """Read the file; raises SecretUnusable."""
+        self._path = path
+        self._pool = pool
+        self._seen = _signature(path)  # first: what changes meanwhile will be seen
+        self.keyring: Keyring = read_secret(path)
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
+        self._loop.clock = reactor
+        self._ended: Deferred[Any] = succeed(None)
+
+    def start(self) -> None:
+        """Look after the file from now on."""
+        self._pool.start()
+        self._ended = self._loop.start(LOOK_SECONDS, now=False)
+
+    def stop(self) -> Deferred[Any]:
+        """Stop looking after it."""
+        if self._loop.running:
+            self._loop.stop()
+        return self._ended.addCallback(lambda _: self._pool.stop())
+
+    async def _look(self) -> None:
+        try:
+            found = await self._pool(_read_thd, self._path, self._seen)
+        except Exception:  # a background loop logs and goes on
+            self.log.failure("looking at {path} failed; trying again", path=self._path)
+            return
+        if found is None:
+            return
+        self._seen, keyring = found
+        if isinstance(keyring, SecretUnusable):
+            self.log.warn("{error}; the keys that were read before stay valid", error=keyring)
+        elif keyring != self.keyring:
+            self.keyring = keyring
+            self.log.info("{path} was read again: key {id} signs", path=self._path, id=keyring.signing.id)
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read_thd(path: Path, seen: _Signature) -> tuple[_Signature, Keyring | SecretUnusable] | None:
+    """Return what is in the file now, or why that cannot be used; None if it is the same file as was `seen`."""
+    signature = _signature(path)
+    if signature == seen:
+        return None
+    try:
+        return signature, read_secret(path)
+    except SecretUnusable as error:
+        return signature, error
+
+
+def take_secret(reactor: Any, daemon: str, options: Mapping[str, Any]) -> SecretFile | None:
+    """Return the secret that `--secret-file` names, None if it names none; ends the process if it cannot be used."""
+    if options["secret-file"] is None:
+        return None
+    try:
+        return SecretFile(reactor, absolute(options["secret-file"]), WorkerPool(reactor, "secret", 1))
+    except SecretUnusable as error:
+        refuse(daemon, f"--secret-file: {error}")
+
+
+def prove_to(secret: SecretFile | None) -> SignIn:
+    """Return how a pool's connections show that they have the secret; without one they stay unknown."""
+    return STAY_UNKNOWN if secret is None else prove(lambda: secret.keyring)

@@ -1,0 +1,92 @@
+"""TLS as a process has it: the files with its certificates, and what they come to on a connection.
+
+OpenSSL is loaded only when there is a connection to make with it: most programs start without.
+
+| file | what it is for |
+| --- | --- |
+| `certificate`, `key` | what this process shows: always as a server, as a client if it is asked |
+| `ca` | who has signed the servers that it dials; without it, whom the system trusts |
+| `client_ca` | who has signed those that connect to it; without it nobody is asked for a certificate |
+
+They are two: a metadata server dials data servers whose certificates a private CA has signed, also where its clients
+have none.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from filefly.errors import FileFlyError
+
+if TYPE_CHECKING:
+    from OpenSSL.SSL import Context
+
+Signature = tuple[tuple[int, ...] | None, ...]
+"""What changes with files; None where there is none."""
+
+
+class TlsUnusable(FileFlyError):
+    """A certificate or a key cannot be used."""
+
+
+@frozen
+class TlsFiles:
+    """Where the certificates and the key are, in PEM; see the module's docstring."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    client_ca: Path | None = None
+
+    @property
+    def given(self) -> Sequence[Path]:
+        """The files that there should be."""
+        return [file for file in (self.certificate, self.key, self.ca, self.client_ca) if file is not None]
+
+    def signature(self) -> Signature:
+        """Return what changes when one of the files does."""
+        return tuple(_signature(file) for file in self.given)
+
+
+def _signature(file: Path) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@frozen
+class Contexts:
+    """What connections are made with: as a client, and as a server if there is a certificate to show."""
+
+    client: "Context"
+    server: "Context | None"
+
+
+class Tls:
+    """A process's TLS: the files are read when the first connection is made, or by `read`."""
+
+    def __init__(self, files: TlsFiles = TlsFiles()) -> None:
+        self.files = files
+        self._contexts: Contexts | None = None
+
+    @property
+    def contexts(self) -> Contexts:
+        """What connections are made with; raises TlsUnusable."""
+        if self._contexts is None:
+            self._contexts = self.read()
+        return self._contexts
+
+    def read(self) -> Contexts:
+        """Read the files, in any thread, and return what to give to `use`; raises TlsUnusable."""
+        from filefly.wire.certificates import read_contexts
+
+        return read_contexts(self.files)
+
+    def use(self, contexts: Contexts) -> None:
+        """Make connections with these from now on."""
+        self._contexts = contexts
