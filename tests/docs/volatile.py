@@ -17,6 +17,7 @@ from attrs import frozen
 VOLATILE_KEYS = frozenset(
     {
         "modified",
+        "revoked",
         "last_pong",
         "last_checked",
         "mtime",
