@@ -1,12 +1,11 @@
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent
+from twisted.logger import ILogObserver, LogEvent, formatEvent
+from zope.interface import implementer
 
 from filefly.daemon.audit import CHANGES, READS, Audit, Audited
 from filefly.daemon.guard import Session
@@ -48,13 +47,17 @@ HOST = "192.0.2.7"
 HELD = Token("t-1", Role.WRITE)
 
 
+@implementer(ILogObserver)
 class Told:
     """An audit log, and what it has told."""
 
     def __init__(self, closed: bool = False, audited: Audited = Audited.CHANGES) -> None:
         self.clock = Clock()
         self.events: list[Any] = []
-        self.audit = Audit(self.clock.seconds, closed, audited, self.events.append)
+        self.audit = Audit(self.clock.seconds, closed, audited, self)
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
 
     def of(
         self,
@@ -154,7 +157,8 @@ def test_reading_is_not_told() -> None:
 def test_nothing_is_told_where_nobody_wants_it() -> None:
     """`--audit off`."""
     told = Told(audited=Audited.OFF)
-    assert told.silent(DeleteFile("a")) and told.silent(GetMetadata("a"), Forbidden())
+    assert told.silent(DeleteFile("a"))
+    assert told.silent(GetMetadata("a"), Forbidden())
 
 
 # Who
@@ -218,9 +222,7 @@ def test_a_sign_in_that_fails_is_told() -> None:
     assert event("auth", "unauthorized", "nobody", claimed_token_id="t-1") == Told(True).of(Auth(token), Unauthorized())
 
 
-@pytest.mark.parametrize(
-    "text", ["", "hunter2", "a.b.c", "a.W10.c", "a.e30.c", "a.eyJqdGkiOjd9.c", "ü.ü.ü", "." * 9000]
-)
+@pytest.mark.parametrize("text", ["", "hunter2", "a.b.c", "a.W10.c", "a.eyJqdGkiOjd9.c", "ü.ü.ü", "." * 9000])
 def test_what_is_no_token_is_not_told(text: str) -> None:
     """It may be a password that was pasted in the wrong place."""
     assert event("auth", "unauthorized", "nobody") == Told(True).of(Auth(text), Unauthorized())
@@ -321,12 +323,3 @@ def test_braces_in_a_name_are_nothing_special() -> None:
 def test_a_name_that_is_too_long_for_any_file_is_cut() -> None:
     """A line of megabytes must not make a log of megabytes."""
     assert len(text_of(DeleteFile("x" * 1_000_000))) < 1200
-
-
-def test_an_event_is_json_as_it_is(
-    names: Sequence[str] = ("a", "b\n"),
-) -> None:
-    """Lists and numbers stay what they are."""
-    files = [FileToStore(name, 1) for name in names]
-    told = Told().of(StoreFiles(files), FileResults([FileResult(plan(name)) for name in names]))
-    assert told == json.loads(json.dumps(told))
