@@ -181,9 +181,9 @@ class AuditEvent(dict[str, Any]):
 
 
 def _spelled(value: Any) -> str:
-    if isinstance(value, str):
+    if type(value) is str:
         return _spelled_text(value)
-    if isinstance(value, list):
+    if type(value) is list:
         return json.dumps(value, ensure_ascii=not all(map(str.isprintable, value)))
     return str(value).lower()  # a number, or a boolean
 
@@ -209,10 +209,11 @@ class Audit:
         """Tell what came of a request, if it is one that is told."""
         if self._audited is Audited.OFF:
             return
-        if isinstance(outcome, Unauthorized | Forbidden):
+        error = outcome if isinstance(outcome, BaseException) else None
+        if isinstance(error, (Unauthorized, Forbidden)):
             if not self._may_tell_refusal():
                 return
-        elif self._audited is Audited.CHANGES and not _is_change(request, outcome):
+        elif self._audited is Audited.CHANGES and not _is_change(request, error):
             return
         event = AuditEvent(self._who(request, session, outcome))
         event["from"] = session.host
@@ -221,8 +222,11 @@ class Audit:
             value = getattr(request, name)
             if value is not None and value is not False:
                 event[name] = _cut(value)
-        event.update(_found(request, outcome))
-        event["result"] = _result(outcome)
+        if type(outcome) is BlockSum:  # of many stores, each
+            event["size"] = outcome.size
+        else:
+            event.update(_found(request, outcome))
+        event["result"] = "ok" if error is None else _result(error)
         self._tell(event)
 
     def _who(self, request: Request, session: Session, outcome: Outcome) -> Mapping[str, str]:
@@ -260,21 +264,18 @@ class Audit:
         )
 
 
-def _is_change(request: Request, outcome: Outcome) -> bool:
-    match request:
-        case Fsck():
-            return request.repair
-        case Prove():
-            return request.proof is not None or isinstance(outcome, FileFlyError)  # the first of its steps says little
+def _is_change(request: Request, error: BaseException | None) -> bool:
+    if isinstance(request, Fsck):
+        return request.repair
+    if isinstance(request, Prove):
+        return request.proof is not None or error is not None  # the first of its steps says little
     return type(request) in CHANGES
 
 
-def _result(outcome: Outcome) -> str:
-    if not isinstance(outcome, BaseException):
-        return "ok"
-    match outcome:
+def _result(error: BaseException) -> str:
+    match error:
         case FileFlyError():
-            return outcome.code
+            return error.code
         case ConnectionClosed():
             return "lost"
     return Internal.code
@@ -292,8 +293,6 @@ def _found(request: Request, outcome: Outcome) -> Mapping[str, Any]:
         case MetadataReply():
             plan = outcome.metadata
             return {"file_name": plan.name, "file_size": plan.total_size, "generation": plan.generation}
-        case BlockSum():
-            return {"size": outcome.size}
         case Quarantined():
             return {"quarantined": outcome.quarantined}
         case FileResults() if isinstance(request, StoreFiles | CompleteFiles):

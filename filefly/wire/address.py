@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _TLS = "tls://"
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]\s=/]*)):(?P<port>\d{1,5})")
 _TCP_ENDPOINT = re.compile(r"tcp:(port=)?(?P<port>\d{1,5})(:interface=(?P<interface>[^:]+))?")
+_INTEGER = re.compile(r"-?[0-9]{1,100}")
+_LONGEST_SOCKET_PATH = 107
 _ENDPOINT_KINDS = {"tcp", "tcp4", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy"}
 """What a Twisted endpoint string may begin with: `tcp:9001` names no host."""
 
@@ -80,13 +82,24 @@ def host_of(text: str) -> str:
 def check_client_address(text: str) -> None:
     """Raise ValueError with a sentence unless a client can dial `text`."""
     address = parse_host_port(text)
-    if (address is not None and address.port > 0) or _is_endpoint(text):
-        return
-    raise ValueError(f"{text!r} is not an address; write HOST:PORT")
+    if address is None and _is_endpoint(text):
+        _check_endpoint(text)
+    elif address is None or address.port == 0:
+        raise ValueError(f"{text!r} is not an address; write HOST:PORT")
 
 
 def _is_endpoint(text: str) -> bool:
     return text.startswith(("tcp:", "unix:", "ssl:", "tls:")) and not text.startswith(_TLS)
+
+
+def _check_endpoint(text: str) -> None:
+    """Raise ValueError for what Twisted takes, and fails with only in the reactor, where nobody hears of it."""
+    kind, *arguments = text.split(":")
+    for value in (argument.rpartition("=")[2] for argument in arguments):
+        if _INTEGER.fullmatch(value) and not 0 <= int(value) <= 65535:
+            raise ValueError(f"{text!r} is not an address: {value} is out of range")
+        if kind == "unix" and len(value.encode(errors="replace")) > _LONGEST_SOCKET_PATH:
+            raise ValueError(f"{text!r} is not an address: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes")
 
 
 def client_endpoint(reactor: Any, text: str, tls: "Tls | None" = None) -> IStreamClientEndpoint:

@@ -21,7 +21,6 @@ from filefly.units import MIB
 
 MOST_GROWTH = 128 * MIB
 """What is found on the way is kept in memory."""
-_LONGEST_INPUT = 8192
 
 
 def main(name: str, runs: int, seed: int, folder: Path) -> None:
@@ -55,7 +54,7 @@ def _arguments(folder: Path, target: Target, runs: int, seed: int) -> list[str]:
     dictionary.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words if 0 < len(word) <= 64))
     return [
         *("fuzz", str(corpus), f"-dict={dictionary}", f"-runs={runs}", f"-seed={seed}"),
-        *(f"-max_len={_LONGEST_INPUT}", "-timeout=60", "-rss_limit_mb=1500", f"-artifact_prefix={folder}/"),
+        *(f"-max_len={target.longest}", "-timeout=60", "-rss_limit_mb=1500", f"-artifact_prefix={folder}/"),
     ]
 
 

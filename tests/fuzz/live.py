@@ -4,7 +4,7 @@ An input is one connection: its first byte says how it is cut into packets, the 
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import directlyProvides, implementer
 
+from filefly.daemon.failures import Failures
 from filefly.daemon.protocol import ServerFactory
 from filefly.data.blocks import BlockStore
+from filefly.data.rights import DataGuard
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage
 from filefly.errors import FileFlyError, error_from_wire
@@ -26,11 +28,13 @@ from filefly.wire.batches import MAX_BATCH_BYTES, RetrieveBlocks, StoreBlocks
 from filefly.wire.blocks import Retrieve
 from filefly.wire.messages import FetchFile, Request
 from tests.data.disks import QuickDisk, take
-from tests.faults.simulation import Simulation
+from tests.faults.simulation import Machine, Simulation
 from tests.faults.wiring import DataHost, MetaHost
 from tests.fuzz.nowhere import LONGEST_ANSWER_SECONDS, Nowhere
 from tests.fuzz.parsers import pieces_of
 from tests.peer import Peer, inline
+from tests.rights.closed import ClosedCluster
+from tests.rights.talking import NOW, Secret
 
 MAX_LINE = 4096
 MAX_BLOCK = 1000
@@ -179,10 +183,25 @@ _OPTIONS = {"block-size": 64 * MIB, "max-line": MAX_LINE, "health-interval": 360
 
 def open_data_server(folder: Path) -> Life:
     """Begin the life of a data server in an open cluster."""
+    return _data_server(folder, lambda _store, _clock: None)
+
+
+def open_closed_data_server(folder: Path) -> Life:
+    """Begin the life of a data server that wants to see tickets."""
+
+    def guard(store: BlockStore, clock: Nowhere) -> DataGuard:
+        return DataGuard(Secret(), store.identity, lambda: NOW, Failures(clock))
+
+    return _data_server(folder, guard)
+
+
+def _data_server(folder: Path, guard_of: Callable[[BlockStore, Nowhere], DataGuard | None]) -> Life:
     storage: Storage = take(folder / "blocks")
     clock = Nowhere()
-    server = DataServer(BlockStore(storage, QuickDisk(), MAX_BLOCK), inline, clock)
-    life = Life(ServerFactory(clock, server, MAX_LINE), clock.pass_time)
+    store = BlockStore(storage, QuickDisk(), MAX_BLOCK)
+    guard = guard_of(store, clock)
+    server = DataServer(store, inline, clock, guard)
+    life = Life(ServerFactory(clock, server, MAX_LINE, guard=guard), clock.pass_time)
     life.at_end += [server.stop, storage.release]
     return life
 
@@ -195,11 +214,21 @@ def open_metadata_server(folder: Path) -> Life:
     machines = [meta.machine, *(host.machine for host in data)]
     for machine in machines:
         assert machine.start(), list(simulation.story)
-    process: Any = meta.machine.process
+    simulation.run(20)
+    return _metadata_server(simulation, machines)
+
+
+def open_closed_metadata_server(folder: Path) -> Life:
+    """Begin the life of a metadata server that wants to see tokens, with two data servers that want to see tickets."""
+    cluster = ClosedCluster(folder, _OPTIONS)
+    return _metadata_server(cluster.simulation, cluster.machines)
+
+
+def _metadata_server(simulation: Simulation, machines: Sequence[Machine]) -> Life:
+    process: Any = machines[0].process
     nowhere = Nowhere()
     directlyProvides(process, IReactorPluggableNameResolver)
     process.nameResolver, process.connectUNIX = nowhere, nowhere.connectUNIX
-    simulation.run(20)
     life = Life(process.listening[9000], lambda until: simulation.run(LONGEST_ANSWER_SECONDS, until))
     life.at_end += [partial(machine.stop, LONGEST_ANSWER_SECONDS) for machine in machines]
     return life

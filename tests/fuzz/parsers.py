@@ -144,7 +144,10 @@ class Requests:
             assert encode(error_reply(request)).isascii() or not line.isascii()
             return
         assert payload is not None
-        assert request == careful
+        if isinstance(careful, FileFlyError):  # in fields that are ignored only the careful way looks at numbers
+            assert "a number is out of range" == str(careful)
+        else:
+            assert request == careful
         assert self._commands[str(request.__struct_config__.tag)] is type(request)
         again_payload, again = self._decoder.understand(encode(request))
         assert (payload, encode(request)) == (again_payload, encode(again))

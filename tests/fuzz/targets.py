@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import msgspec
 from attrs import frozen
 
 from filefly.data.server import DataServer
@@ -17,7 +18,16 @@ from filefly.meta.server import MetadataServer
 from filefly.wire import administration, batches, blocks, messages, security
 from tests.fuzz import parsers, signed
 from tests.fuzz.examples import VALUES, replies, requests_to, sent_to, with_first_byte, words_of
-from tests.fuzz.live import Life, LiveServer, open_data_server, open_metadata_server
+from tests.fuzz.live import (
+    Life,
+    LiveServer,
+    open_closed_data_server,
+    open_closed_metadata_server,
+    open_data_server,
+    open_metadata_server,
+)
+from tests.rights.signers import FITTING, token
+from tests.rights.tickets import EXHIBITS, PRESENT, TO_STORE
 
 Run = Callable[[bytes], None]
 
@@ -33,6 +43,8 @@ class Target:
     """How many inputs `make test` finds by chance."""
     in_soak: int
     """How many `make soak` has."""
+    longest: int = 8192
+    """How many bytes of an input there are at most, where coverage leads."""
 
 
 def _function(run: Run) -> Callable[[Path], AbstractContextManager[Run]]:
@@ -71,6 +83,38 @@ _NAMES = [b"docs/a.txt-0.7", b"a//b", b"%2E-0", ".h/é-1".encode(), b"a" * 180 +
 _ADDRESSES = [b":9001", b"h:1", b"[::1]:9", b"tcp:h:1", b"unix:/x", b"ssl:h:1:certKey=/x", b"tls:h:1", b"tls://h:1"]
 _SECRET = b"# remark\n00000001 " + b"A" * 43 + b"=\n00000002 " + b"_" * 43 + b"\n"
 
+
+def _with_token(role: str, prefix: str, conversation: bytes) -> bytes:
+    line = msgspec.json.encode({"command": "auth", "token": token(role, prefix, expires=None)})
+    return line + b"\n" + conversation
+
+
+def _with_ticket(text: str | None) -> bytes:
+    """Return a conversation that stores a block, reads it, and links it, all with one ticket."""
+    reading = {"block_id": PRESENT, "ticket": text}
+    lines = [
+        {"command": "store", "block_id": PRESENT, "data": "MTIzNDU2Nzg=", "ticket": text},
+        {"command": "store_blocks", "size": 8, "blocks": [{"block_id": TO_STORE, "size": 8, "ticket": text}]},
+        {"command": "retrieve", **reading, "raw": True},
+        {"command": "retrieve_blocks", "blocks": [reading]},
+        {"command": "stat", **reading},
+        {"command": "link", **reading, "source_block_id": TO_STORE, "source_ticket": text, "crc32c": "00000000"},
+    ]
+    said = [msgspec.json.encode(line) + b"\n" for line in lines]
+    return b"".join([said[0], said[1], b"12345678", *said[2:]])
+
+
+_TO_CLOSED_DATA = [
+    *(_with_ticket(exhibit.text) for exhibit in EXHIBITS if exhibit.text is not None),
+    *(_with_token("admin", "", sent) for sent in _TO_DATA),
+]
+_TO_CLOSED_META = [
+    *(_with_token("admin", "", sent) for sent in _TO_META),
+    *(_with_token(role, FITTING, sent) for sent in _TO_META for role in ("read", "append", "write")),
+    b'{"command":"prove","key_id":"00000002","nonce":"0123456789abcdef0123456789abcdef"}\n'
+    b'{"command":"prove","proof":"00"}\n',
+]
+
 TARGETS: Mapping[str, Target] = {
     "framing": Target(
         _function(parsers.framing),
@@ -78,6 +122,7 @@ TARGETS: Mapping[str, Target] = {
         [b"\n", b"\r\n", b"\r", b"05\n", b"99\n", b" \n", b"x" * 60],
         3000,
         150_000,
+        longest=200,
     ),
     "data_requests": Target(
         _function(parsers.Requests(DataServer.commands)), requests_to("data"), _DATA_WORDS, 3000, 150_000
@@ -95,6 +140,7 @@ TARGETS: Mapping[str, Target] = {
         [b"/", b"..", b".", b"%", b"%2F", b"%2E", b"-0", b".1", b"~" + b"0" * 32, b"//", b"\xff", b"\xed\xa0\x80"],
         1500,
         100_000,
+        longest=600,
     ),
     "addresses": Target(
         _function(parsers.addresses),
@@ -108,6 +154,12 @@ TARGETS: Mapping[str, Target] = {
     ),
     "tokens": Target(_function(signed.tokens), signed.TOKEN_SEEDS, signed.WORDS, 1000, 80_000),
     "tickets": Target(_function(signed.tickets), signed.TICKET_SEEDS, signed.WORDS, 1000, 80_000),
-    "data_server": Target(_server(open_data_server), with_first_byte(_TO_DATA), _DATA_WORDS, 1200, 50_000),
-    "metadata_server": Target(_server(open_metadata_server), with_first_byte(_TO_META), _META_WORDS, 600, 20_000),
+    "data_server": Target(_server(open_data_server), with_first_byte(_TO_DATA), _DATA_WORDS, 800, 30_000),
+    "closed_data_server": Target(
+        _server(open_closed_data_server), with_first_byte(_TO_CLOSED_DATA), _DATA_WORDS, 400, 20_000
+    ),
+    "metadata_server": Target(_server(open_metadata_server), with_first_byte(_TO_META), _META_WORDS, 400, 10_000),
+    "closed_metadata_server": Target(
+        _server(open_closed_metadata_server), with_first_byte(_TO_CLOSED_META), _META_WORDS, 200, 10_000
+    ),
 }

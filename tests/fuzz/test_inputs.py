@@ -23,6 +23,7 @@ MOST_GROWTH = 16 * MIB
 
 FOUND: Sequence[tuple[str, bytes]] = [
     ("addresses", b"ssl:h:1:certKey=/x"),
+    ("data_requests", b'{"command":"list_blocks","lim1e9it":101e325}'),
     ("tokens", b'\xfe{"jti":"t2","role":"\\ud800"}'),
 ]
 """Inputs that a target did not pass once."""

@@ -15,9 +15,13 @@ from tests.peer import Peer
 NOW = 1_800_000_000.0
 """When it is, in these tests."""
 
+EARLIER = NOW - 100
+
 KEY, OLD = Key("00000002", b"k" * 32), Key("00000001", b"o" * 32)
 STRANGER = Key("00000002", b"s" * 32)
 """A key of another cluster that happens to have the same id."""
+
+NEW_ALONE, BOTH = Keyring([KEY]), Keyring([KEY, OLD])
 
 _numbers = count(1)
 
@@ -26,7 +30,7 @@ _numbers = count(1)
 class Secret:
     """The keys that are valid: only the new one, unless it is earlier."""
 
-    keyring: Keyring = field(factory=lambda: Keyring([KEY]))
+    keyring: Keyring = field(default=NEW_ALONE)
 
 
 @define(eq=False)
@@ -38,13 +42,13 @@ class Server:
     let_time_pass: Callable[[Callable[[], bool]], None]
     now: float = NOW
 
-    def earlier(self) -> None:
+    def earlier(self, keyring: Keyring = BOTH) -> None:
         """Go back to when another key was valid, too, and what has expired now had not."""
-        self.now, self.secret.keyring = NOW - 100, Keyring([KEY, OLD])
+        self.now, self.secret.keyring = EARLIER, keyring
 
     def later(self) -> None:
         """Come back."""
-        self.now, self.secret.keyring = NOW, Keyring([KEY])
+        self.now, self.secret.keyring = NOW, NEW_ALONE
 
     def connect(self) -> "Talk":
         """Begin a conversation."""

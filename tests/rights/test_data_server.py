@@ -9,21 +9,15 @@ from typing import Any
 import pytest
 from attrs import define, field, frozen
 
-from filefly.daemon.failures import Failures
-from filefly.daemon.protocol import ServerFactory
-from filefly.data.blocks import BlockStore
-from filefly.data.rights import DataGuard
 from filefly.data.server import DataServer
 from filefly.security.tickets import Right
 from filefly.wire.names import name_on_disk
-from tests.data.disks import QuickDisk, take
 from tests.data.running import sum_of
-from tests.fuzz.nowhere import Nowhere
 from tests.fuzz.running import quick_folder
-from tests.peer import inline
+from tests.rights.data_server import closed_data_server
 from tests.rights.expected import DATA_COMMANDS, OK, Vouched, of_data_server
 from tests.rights.signers import REVOKED, SIGNERS, Signer, present, signed_in, token
-from tests.rights.talking import Secret, Server, verdict
+from tests.rights.talking import Server, verdict
 from tests.rights.tickets import BLOCK_BYTES, EXHIBITS, PRESENT, STORAGE, TO_STORE, Exhibit
 
 DATA = b"sec\nret!"
@@ -203,8 +197,8 @@ class Matrix:
 
     def _show_earlier(self, exhibits: Sequence[Exhibit]) -> None:
         for exhibit in exhibits:
-            if exhibit.earlier:
-                self.server.earlier()
+            if exhibit.earlier is not None:
+                self.server.earlier(exhibit.earlier)
                 talk = self.server.connect()
                 reply, _behind = talk.ask(command="stat", block_id=PRESENT, ticket=exhibit.text)
                 assert reply["status"] == "ok", reply
@@ -233,17 +227,8 @@ def _is_done(asked: Asked, reply: Any, behind: bytes, before: Mapping[str, bytes
 
 @pytest.fixture
 def matrix() -> Iterator[Matrix]:
-    with quick_folder() as parent:
-        clock, folder, secret = Nowhere(), parent / "blocks", Secret()
-        storage = take(folder)
-        assert STORAGE == storage.storage_id
-        store = BlockStore(storage, QuickDisk())
-        guard = DataGuard(secret, store.identity, lambda: server.now, Failures(clock))
-        verbs = DataServer(store, inline, clock, guard)
-        server = Server(ServerFactory(clock, verbs, guard=guard), secret, clock.pass_time)
-        yield Matrix(folder, server)
-        verbs.stop()
-        storage.release()
+    with quick_folder() as folder, closed_data_server(folder / "blocks") as server:
+        yield Matrix(folder / "blocks", server)
 
 
 def test_it_is_said_of_every_command_who_may_use_it() -> None:

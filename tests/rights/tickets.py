@@ -8,7 +8,7 @@ from filefly.security.keys import Key, Keyring
 from filefly.security.tickets import Right, Ticket, indexes_of, issue_ticket
 from tests.rights.expected import Shown
 from tests.rights.signers import changed, token
-from tests.rights.talking import KEY, NOW, OLD, STRANGER
+from tests.rights.talking import BOTH, KEY, NEW_ALONE, NOW, OLD, STRANGER
 
 STORAGE = "id of blocks"
 BLOCK_BYTES = 8
@@ -18,14 +18,17 @@ PRESENT, TO_STORE = "docs/a-0.7", "docs/a-1.7"
 
 @frozen
 class Exhibit:
-    """A ticket: what it is where the right and the size are those that are asked for; `earlier` it was shown before."""
+    """A ticket: what it is where the right and the size are those that are asked for.
+
+    Some were shown before, while they were good: `earlier` has the keys that were valid then.
+    """
 
     name: str
     text: str | None
     shown: Shown
     right: Right | None = None
     other_size: bool = False
-    earlier: bool = False
+    earlier: Keyring | None = None
 
     def as_shown(self, right: Right | None, wrong_size: bool) -> Shown:
         """Return what it is for a request that needs `right`, None for either."""
@@ -58,10 +61,6 @@ def _of(right: Right) -> list[Exhibit]:
         "of another secret": _signed(plan, STRANGER),
         "without its signature": good.rpartition(".")[0] + ".",
     }
-    seen: Mapping[str, str] = {
-        "expired since it was shown": _signed(evolve(plan, expires=int(NOW) - 50)),
-        "of a key that was retired since it was shown": _signed(plan, OLD),
-    }
     return [
         Exhibit(f"a {right} ticket", good, Shown.GOOD, right),
         Exhibit(f"a {right} ticket for other sizes", _signed(evolve(plan, block_size=9)), Shown.GOOD, right, True),
@@ -70,7 +69,16 @@ def _of(right: Right) -> list[Exhibit]:
             for name, other in others.items()
         ),
         *(Exhibit(f"a {right} ticket, {name}", text, Shown.VOID, right) for name, text in void.items()),
-        *(Exhibit(f"a {right} ticket, {name}", text, Shown.VOID, right, earlier=True) for name, text in seen.items()),
+        Exhibit(
+            f"a {right} ticket, expired since it was shown",
+            _signed(evolve(plan, expires=int(NOW) - 50)),
+            Shown.VOID,
+            right,
+            earlier=NEW_ALONE,
+        ),
+        Exhibit(
+            f"a {right} ticket of a key retired since it was shown", _signed(plan, OLD), Shown.VOID, right, earlier=BOTH
+        ),
     ]
 
 

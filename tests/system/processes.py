@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 DEADLINE_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _GOOD_ENDS = (-signal.SIGTERM, -signal.SIGKILL)  # twistd shuts down on SIGTERM, and then ends by it
-_LISTENING = re.compile(r"(filefly-\w+) is listening on \S+:(\d+)$", re.MULTILINE)
+_LISTENING = re.compile(r"(filefly-\w+) is listening on \S+:(\d+)(?:\"\})?$", re.MULTILINE)  # also in JSON
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:

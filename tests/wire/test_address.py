@@ -104,6 +104,26 @@ def test_a_client_cannot_dial_anything_else(text: str) -> None:
         check_client_address(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("tcp:host:65536", "tcp:host:-1", "tcp:port=65536:host=h", "tcp:h:1:timeout=-1", "ssl:h:99999999"),
+        *("unix:/" + "x" * 107, "unix:path=/" + "x" * 107),
+    ],
+)
+def test_what_would_only_fail_in_the_reactor_is_refused(text: str) -> None:
+    """Twisted takes it, and then nobody hears that it failed."""
+    with pytest.raises(ValueError, match=" is not an address: "):
+        check_client_address(text)
+
+
+@pytest.mark.parametrize("text", ["ssl:h:1:certKey=/none", "ssl:h:1:caCertsDir=/none", "tls:h:1:endpoint=x"])
+def test_what_an_endpoint_string_misses_is_told_in_a_sentence(reactor: Any, text: str) -> None:
+    """Whatever Twisted comes across."""
+    with pytest.raises(ValueError, match="is neither HOST:PORT nor a Twisted endpoint: "):
+        client_endpoint(reactor, text)
+
+
 @pytest.mark.parametrize("text", ["host:9001", ":9001", "[::1]:9001"])
 def test_a_host_is_looked_up(reactor: Any, text: str) -> None:
     """A client endpoint takes names and both families."""
