@@ -6,7 +6,7 @@ from pathlib import Path
 from attrs import frozen
 
 from filefly.security.authority import Authority
-from filefly.wire.tls import TlsFiles
+from filefly.wire.tls.files import TlsFiles
 
 
 @frozen

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from filefly.wire.tls import TlsUnusable
+from filefly.wire.tls.files import TlsUnusable
 
 if TYPE_CHECKING:
     from filefly.security.authority import HostCertificate

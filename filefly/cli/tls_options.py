@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from filefly.wire.tls import TlsFiles
+from filefly.wire.tls.files import TlsFiles
 
 _OPTIONS = (
     ("--tls-ca", "FILEFLY_TLS_CA", "The CA of the servers at tls:// addresses", "  [default: whom the system trusts]"),

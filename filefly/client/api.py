@@ -46,7 +46,7 @@ from filefly.wire.messages import (
     Reply,
     StoreFile,
 )
-from filefly.wire.tls import Tls, TlsFiles
+from filefly.wire.tls.files import Tls, TlsFiles
 
 Readable = str | os.PathLike[str] | bytes | BinaryIO
 

@@ -16,8 +16,8 @@ from filefly.wire.address import client_endpoint, resolve
 from filefly.wire.codec import NotUnderstood, decode_reply, encode
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Reply, Request
-from filefly.wire.tls import Tls
-from filefly.wire.tls_failures import TlsRefused
+from filefly.wire.tls.failures import TlsRefused
+from filefly.wire.tls.files import Tls
 
 C = TypeVar("C", bound="ServerConnection")
 R = TypeVar("R", bound=Reply)

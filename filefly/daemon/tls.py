@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from filefly.daemon.options import absolute
 from filefly.daemon.service import refuse
 from filefly.threads import WorkerPool
-from filefly.wire.tls import Contexts, Signature, Tls, TlsFiles, TlsUnusable
+from filefly.wire.tls.files import Contexts, Signature, Tls, TlsFiles, TlsUnusable
 
 LOOK_SECONDS = 2.0
 """How often a daemon looks whether a file was changed."""
@@ -85,7 +85,7 @@ class DaemonTls:
             return endpoint
         if not isinstance(endpoint, AdoptedStreamServerEndpoint):
             refuse(daemon, "--tls-cert goes with --addr HOST:PORT or :PORT; an endpoint string says itself what it is")
-        from filefly.wire.tls_endpoints import TlsServerEndpoint
+        from filefly.wire.tls.endpoints import TlsServerEndpoint
 
         return TlsServerEndpoint(self._reactor, endpoint, self.tls)
 

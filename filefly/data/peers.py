@@ -15,7 +15,7 @@ from filefly.wire.blocks import BlockSum, BytesFollow, Copy, Retrieve
 from filefly.wire.codec import check_sum
 from filefly.wire.names import check_block_id
 from filefly.wire.streaming import receive_into
-from filefly.wire.tls import Tls
+from filefly.wire.tls.files import Tls
 
 _SILENCE_SECONDS = 20.0
 _COPY_SECONDS = 110.0

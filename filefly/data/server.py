@@ -44,7 +44,7 @@ from filefly.wire.codec import check_sum, commands_of, crc32c_hex, decode_base64
 from filefly.wire.framing import PIECE_BYTES, Conversation
 from filefly.wire.messages import Ping, Pong, Reply, Request
 from filefly.wire.streaming import pieces_of, receive_into
-from filefly.wire.tls import Tls
+from filefly.wire.tls.files import Tls
 
 _FIRST_BYTES = 256 * KIB  # of what is too long for one piece
 _BASE64_PIECE_BYTES = 256 * KIB  # each is there several times over until it is sent

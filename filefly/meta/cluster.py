@@ -28,7 +28,7 @@ from filefly.wire.blocks import (
 )
 from filefly.wire.messages import Block, ListedFile, Metadata, Ping, Pong, Replica, Reply
 from filefly.wire.names import split_block_id
-from filefly.wire.tls import Tls
+from filefly.wire.tls.files import Tls
 
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""

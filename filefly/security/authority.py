@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from filefly.wire.certificates import read_certificates, read_key
-from filefly.wire.tls import TlsUnusable
+from filefly.wire.tls.certificates import read_certificates, read_key
+from filefly.wire.tls.files import TlsUnusable
 
 CA_DAYS = 3650
 HOST_DAYS = 825  # more than some systems believe of any certificate

@@ -25,7 +25,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
 if TYPE_CHECKING:
-    from filefly.wire.tls import Tls
+    from filefly.wire.tls.files import Tls
 
 _TLS = "tls://"
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]\s=/]*)):(?P<port>\d{1,5})")
@@ -126,8 +126,8 @@ def _tcp_endpoint(reactor: Any, address: HostPort) -> IStreamClientEndpoint:
 
 
 def _with_tls(reactor: Any, tcp: IStreamClientEndpoint, host: str, tls: "Tls | None") -> IStreamClientEndpoint:
-    from filefly.wire.tls import Tls
-    from filefly.wire.tls_endpoints import TlsClientEndpoint  # OpenSSL, which most clients need not load
+    from filefly.wire.tls.endpoints import TlsClientEndpoint  # OpenSSL, which most clients need not load
+    from filefly.wire.tls.files import Tls
 
     return TlsClientEndpoint(reactor, tcp, host, tls or Tls())
 

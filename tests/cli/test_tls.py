@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from filefly.cli.commands import cli
 from filefly.cli.options import cluster_options
 from filefly.cli.tls_options import tls_files
-from filefly.wire.tls import TlsUnusable
+from filefly.wire.tls.files import TlsUnusable
 from tests.certificates import make
 
 

@@ -10,8 +10,8 @@ from twisted.logger import capturedLogs, formatEvent
 from filefly.daemon.tls import LOOK_SECONDS, TLS_PARAMETERS, DaemonTls, take_tls
 from filefly.security.authority import Authority
 from filefly.threads import WorkerPool
-from filefly.wire.certificates import read_certificates
-from filefly.wire.tls import TlsFiles
+from filefly.wire.tls.certificates import read_certificates
+from filefly.wire.tls.files import TlsFiles
 from tests.certificates import Made, make, replace_host
 from tests.daemon.test_secrets import InlineThreads
 from tests.peer import now

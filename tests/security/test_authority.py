@@ -7,8 +7,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from filefly.security.authority import CA_DAYS, HOST_DAYS, Authority
-from filefly.wire.certificates import read_certificates, read_contexts
-from filefly.wire.tls import TlsFiles, TlsUnusable
+from filefly.wire.tls.certificates import read_certificates, read_contexts
+from filefly.wire.tls.files import TlsFiles, TlsUnusable
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

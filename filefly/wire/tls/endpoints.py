@@ -15,8 +15,8 @@ from twisted.internet.protocol import ClientFactory, Factory
 from zope.interface import implementer
 
 from filefly.wire.address import is_ip
-from filefly.wire.tls import Tls, TlsUnusable
-from filefly.wire.tls_transport import ClientTls, ServerTls
+from filefly.wire.tls.ends import ClientTls, ServerTls
+from filefly.wire.tls.files import Tls, TlsUnusable
 
 
 @implementer(IStreamClientEndpoint)

@@ -12,12 +12,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from filefly.wire.address import client_endpoint, listening_endpoint
-from filefly.wire.certificates import read_contexts
 from filefly.wire.framing import Conversation
-from filefly.wire.tls import Tls, TlsFiles
-from filefly.wire.tls_endpoints import TlsClientEndpoint, TlsServerEndpoint
-from filefly.wire.tls_failures import TlsFailed, TlsRefused
-from filefly.wire.tls_transport import HANDSHAKE_SECONDS
+from filefly.wire.tls.certificates import read_contexts
+from filefly.wire.tls.endpoints import TlsClientEndpoint, TlsServerEndpoint
+from filefly.wire.tls.failures import TlsFailed, TlsRefused
+from filefly.wire.tls.files import Tls, TlsFiles
+from filefly.wire.tls.transport import HANDSHAKE_SECONDS
 from tests.caller import Caller, calling
 from tests.certificates import Made, make
 from tests.on_reactor import next_turn, on_reactor

@@ -83,7 +83,7 @@ class Tls:
 
     def read(self) -> Contexts:
         """Read the files, in any thread, and return what to give to `use`; raises TlsUnusable."""
-        from filefly.wire.certificates import read_contexts
+        from filefly.wire.tls.certificates import read_contexts
 
         return read_contexts(self.files)
 

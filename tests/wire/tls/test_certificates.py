@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from filefly.wire.certificates import read_contexts, read_key
-from filefly.wire.tls import Tls, TlsFiles, TlsUnusable
+from filefly.wire.tls.certificates import read_contexts, read_key
+from filefly.wire.tls.files import Tls, TlsFiles, TlsUnusable
 from tests.certificates import Made, make
 
 

@@ -17,7 +17,7 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
 from filefly.units import MIB
-from filefly.wire.tls import Contexts, TlsFiles, TlsUnusable
+from filefly.wire.tls.files import Contexts, TlsFiles, TlsUnusable
 
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all like that
 _OPTIONS = (

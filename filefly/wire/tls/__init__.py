@@ -1,0 +1,1 @@
+"""TLS on a TCP connection: files and contexts, both ends, and what to say when it goes wrong."""
