@@ -23,6 +23,9 @@ from filefly.threads import WorkerPool
 LOOK_SECONDS = 2.0
 """How often a daemon looks whether the file was changed."""
 
+LOOKS_BEFORE_SIGNING = 2
+"""A new key signs so many looks after it was found: the other daemons of a shared file have found it, too."""
+
 SECRET_PARAMETERS: Sequence[Sequence[Any]] = [
     ["secret-file", None, None, "The cluster's secret: nobody does anything without a token; `secret new` makes it."],
     [
@@ -57,6 +60,8 @@ class SecretFile:
         self._pool = pool
         self._seen = _signature(path)  # first: what changes meanwhile will be seen
         self.keyring: Keyring = read_secret(path)
+        self._read = self.keyring
+        self._looks_to_go = 0  # until the first key that was read signs
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
         self._loop.clock = reactor
         self._ended: Deferred[Any] = succeed(None)
@@ -79,13 +84,32 @@ class SecretFile:
             self.log.failure("looking at {path} failed; trying again", path=self._path)
             return
         if found is None:
+            self._come_nearer_to_signing()
             return
         self._seen, keyring = found
         if isinstance(keyring, SecretUnusable):
             self.log.warn("{error}; the keys that were read before stay valid", error=keyring)
-        elif keyring != self.keyring:
+        elif keyring != self._read:
+            self._take(keyring)
+
+    def _take(self, keyring: Keyring) -> None:
+        """Use other keys; what signed until now does so a little longer, if it is one of them."""
+        signing, self._read = self.keyring.signing, keyring
+        if keyring.signing not in self.keyring.keys and signing in keyring.keys:
+            self._looks_to_go = LOOKS_BEFORE_SIGNING
+            self.keyring = Keyring([signing, *(key for key in keyring.keys if key != signing)])
+            self.log.info("{path} was read again: key {id} is valid", path=self._path, id=keyring.signing.id)
+        else:
+            self._looks_to_go = 0
             self.keyring = keyring
             self.log.info("{path} was read again: key {id} signs", path=self._path, id=keyring.signing.id)
+
+    def _come_nearer_to_signing(self) -> None:
+        if self._looks_to_go:
+            self._looks_to_go -= 1
+            if not self._looks_to_go:
+                self.keyring = self._read
+                self.log.info("key {id} signs", id=self.keyring.signing.id)
 
 
 def _signature(path: Path) -> _Signature:

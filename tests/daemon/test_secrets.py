@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from filefly.client.connection import STAY_UNKNOWN
-from filefly.daemon.secrets import LOOK_SECONDS, SecretFile, prove_to, take_secret
+from filefly.daemon.secrets import LOOK_SECONDS, LOOKS_BEFORE_SIGNING, SecretFile, prove_to, take_secret
 from filefly.security.keys import Keyring, create_secret, read_secret, retire_keys, rotate_secret
 from filefly.threads import WorkerPool
 from tests.peer import now
@@ -65,12 +65,37 @@ def test_a_daemon_has_the_keys_of_its_file(watched: Watched) -> None:
 def test_changed_keys_are_taken_without_a_restart(watched: Watched) -> None:
     """A new one, and that an old one is retired; the log says which key signs, and not the key."""
     new = rotate_secret(watched.path)
-    logged = watched.logged_in()
-    assert [f"info: {watched.path} was read again: key {new.signing.id} signs"] == logged
+    assert [f"info: {watched.path} was read again: key {new.signing.id} is valid"] == watched.logged_in()
+    assert [f"info: key {new.signing.id} signs"] == watched.logged_in(rounds=LOOKS_BEFORE_SIGNING)
     assert new == watched.secret.keyring
     retired = retire_keys(watched.path)
-    assert 1 == len(watched.logged_in(rounds=3))
+    assert 1 == len(watched.logged_in(rounds=5))
     assert retired == watched.secret.keyring == Keyring([new.signing])
+
+
+def test_a_new_key_is_known_to_all_before_one_signs_with_it(watched: Watched) -> None:
+    """Those that share the file find it within one look, whenever they look."""
+    new = rotate_secret(watched.path)
+    for _ in range(LOOKS_BEFORE_SIGNING):
+        watched.logged_in()
+        assert watched.first.signing == watched.secret.keyring.signing
+        assert new.signing == watched.secret.keyring.find(new.signing.id)
+    watched.logged_in()
+    assert new.signing == watched.secret.keyring.signing
+
+
+def test_a_new_key_signs_at_once_where_the_old_one_is_void(watched: Watched) -> None:
+    """There is no other: it was retired in the same moment, or before the new one's time had come."""
+    rotate_secret(watched.path)
+    new = retire_keys(watched.path)
+    assert [f"info: {watched.path} was read again: key {new.signing.id} signs"] == watched.logged_in()
+    assert new == watched.secret.keyring
+    rotate_secret(watched.path)
+    watched.logged_in()
+    newest = retire_keys(watched.path)
+    assert [f"info: {watched.path} was read again: key {newest.signing.id} signs"] == watched.logged_in()
+    assert newest == watched.secret.keyring
+    assert [] == watched.logged_in(rounds=5)
 
 
 def damage(path: Path) -> None:
@@ -126,7 +151,7 @@ def test_a_failing_look_is_not_the_last(
     assert [LogLevel.critical] == [event["log_level"] for event in events]
     logged_failures.clear()
     watched.logged_in()
-    assert new == watched.secret.keyring
+    assert new.signing in watched.secret.keyring.keys
 
 
 def test_a_daemon_without_the_option_has_no_secret() -> None:

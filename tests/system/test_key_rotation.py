@@ -65,7 +65,7 @@ class Cluster:
         """Copy the secret to one of them, and return once it has read it."""
         self.hand_out(name)
         key, log = read_secret(self.secret).signing.id, self.daemons[name].log
-        wait_until(lambda: f"key {key} signs" in log.read_text(), f"{name} to read its secret again")
+        wait_until(lambda: f"was read again: key {key}" in log.read_text(), f"{name} to read its secret again")
 
     def ask(self, keyring: Keyring, **request: Any) -> Any:
         """Return the metadata server's answer to an administrator."""
