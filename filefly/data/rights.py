@@ -6,7 +6,7 @@
 | `store`, `store_blocks` | a store ticket for each block, and the planned size; of `data` the decoded size counts |
 | `retrieve`, `retrieve_blocks` | a retrieve ticket for each block |
 | `stat` | a ticket of either kind for the block |
-| `link` | a store ticket for the new id and a retrieve ticket for the source, of blocks of one size |
+| `link` | a store ticket for the new id and one of either kind for the source, of blocks of one size |
 | `status` | a token, whatever its role |
 | all others | a daemon of the cluster, which may do the above, too |
 
@@ -115,7 +115,7 @@ class DataGuard(SecretGuard):
                 ticket.check(ticket.right, request.block_id)
             case Link():
                 source = self._ticket(request.source_ticket, session)
-                size = source.check(Right.RETRIEVE, request.source_block_id)
+                size = source.check(source.right, request.source_block_id)  # a resumed plan's are renewed to store
                 self._ticket(request.ticket, session).check(Right.STORE, request.block_id, size)
             case Status():
                 if self.token_of(session) is None:

@@ -48,18 +48,18 @@ class Closing:
         match item:
             case Link():
                 older = int(item.source_block_id.rpartition(".")[2])
-                shown = [(item.ticket, "store", generation), (item.source_ticket, "retrieve", older)]
+                shown = [(item.ticket, "store", generation), (item.source_ticket, "store retrieve", older)]
             case Store() | BlockToStore():
                 shown = [(item.ticket, "store", generation)]
             case _:
                 shown = [(item.ticket, "retrieve", generation)]
-        for ticket, right, of in shown:
+        for ticket, rights, of in shown:
             edition, _space, rest = (ticket or "").partition(" ")
             if edition != str(self.edition):
                 self.refused += 1
                 return Unauthorized("the ticket has expired" if ticket else "a ticket is needed")
-            if rest != f"{server.address} {right} {of}":
-                return Forbidden(f"the ticket {rest!r} is not for {server.address} {right} {of}")
+            if rest not in [f"{server.address} {right} {of}" for right in rights.split()]:
+                return Forbidden(f"the ticket {rest!r} is not for {server.address} {rights} {of}")
         return None
 
     def with_tickets(self, reply: Any, request: Any) -> Reply | None:

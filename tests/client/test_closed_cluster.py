@@ -21,10 +21,10 @@ DATA = b"0123456789abcdefghijklmnop"
 
 def tickets_end_after(closing: Closing, count: int, kind: type[Any], cluster: ScriptedCluster) -> None:
     """Let the tickets expire when so many requests of a kind have come."""
+    left = [count]
     for server in cluster.data:
-        usual, left = server.fault, [count]
 
-        def fault(request: Any, usual: Answer = usual, left: list[int] = left) -> Exception | None:
+        def fault(request: Any, usual: Answer = server.fault) -> Exception | None:
             if isinstance(request, kind):
                 left[0] -= 1
                 closing.edition += left[0] == -1
@@ -135,6 +135,18 @@ async def test_an_upload_that_is_resumed_shows_two_tickets(reactor: Any) -> None
             [len(server.of(Store)) for server in cluster.data],
             closing.refused,
         )
+
+
+@on_reactor
+async def test_resuming_lasts_longer_than_its_tickets(reactor: Any) -> None:
+    """Those of the older plan are renewed as those of the new one are, and what it has stored is linked to the end."""
+    async with scripted(reactor, data_servers=2, replicas=2) as cluster:
+        await broken_off(cluster, 2)
+        closing = close(cluster)
+        tickets_end_after(closing, 1, Link, cluster)
+        await cluster.client.upload("a", DATA, resume=True)
+        assert {1, 2} == {request.generation for request in cluster.catalog.of(RenewPlan)}
+        assert [2, 2] == [len(server.of(Store)) for server in cluster.data]
 
 
 @on_reactor

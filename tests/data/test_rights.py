@@ -42,6 +42,7 @@ A_BLOCK: dict[str, dict[str, Any]] = {
         "source_ticket": RETRIEVE,
     },
 }
+A_BLOCK["link of what may be stored"] = {**A_BLOCK["link"], "source_ticket": STORE}
 """What a ticket allows."""
 
 FOR_DAEMONS: list[dict[str, Any]] = [
@@ -138,10 +139,10 @@ def test_a_ticket_for_the_other_thing_is_refused(server: ClosedServer, name: str
 
 
 def test_a_link_needs_both_tickets(server: ClosedServer) -> None:
-    """A link reads the one block and stores the other."""
+    """It stores the one block, and reads the other."""
     link = A_BLOCK["link"]
     assert "unauthorized" == refusal_of(server, {**link, "source_ticket": None})
-    assert "forbidden" == refusal_of(server, {**link, "source_ticket": STORE})
+    assert "forbidden" == refusal_of(server, {**link, "ticket": link["source_ticket"]})
     assert "forbidden" == refusal_of(server, {**link, "source_block_id": "a-1"})
 
 

@@ -81,7 +81,7 @@ def _asked(words: str, command: str, /, **fields: Any) -> Asked:
 _STORING = (Slot("ticket", Right.STORE, size_matters=True),)
 _READING = (Slot("ticket", Right.RETRIEVE),)
 _ITEM = {"block_id": TO_STORE, "size": BLOCK_BYTES}
-_LINKING = (Slot("source_ticket", Right.RETRIEVE), Slot("ticket", Right.STORE, size_matters=True))
+_LINKING = (Slot("source_ticket", None), Slot("ticket", Right.STORE, size_matters=True))
 _CARE = {"block_id": PRESENT, "storage_id": STORAGE}
 
 REQUESTS: Sequence[Asked] = [
