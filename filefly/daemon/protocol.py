@@ -125,7 +125,10 @@ class ServerProtocol(Conversation):
                 del line  # it may be long, and what is made of it is, too
                 if isinstance(request, _OF_LARGE_REPLIES):
                     await self.factory.unsent.room(self)
-                await self._answer(payload, request)
+                    await self._answer(payload, request)
+                    self.factory.unsent.made(self)
+                else:
+                    await self._answer(payload, request)
                 del request  # before the next line is gathered
                 self._answering = False
                 if self.has_room:

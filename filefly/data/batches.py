@@ -7,6 +7,7 @@ faster than one file after another), and the directory is synced once.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from operator import methodcaller
 from typing import Any
 
@@ -16,12 +17,14 @@ from crc32c import crc32c
 from filefly.data.blocks import BlockStore
 from filefly.data.incoming import IncomingBlock
 from filefly.errors import BadRequest, FileFlyError, TooLarge
-from filefly.units import Chunks
+from filefly.units import KIB, Chunks
 from filefly.wire.batches import MAX_BATCH_BYTES, BlockResult, BlockToRetrieve, BlockToStore
 from filefly.wire.codec import check_sum, crc32c_hex
 
 _OPEN_AT_ONCE = 64
 """How many files of a batch are written before they are synced: more are no faster, and each takes a descriptor."""
+
+_PIECE_BYTES = 512 * KIB  # of a large block that is read
 
 NONE: Mapping[int, BlockResult] = {}
 """The blocks of a batch that are refused, where none is."""
@@ -136,7 +139,10 @@ class IncomingBatch:
 def read_batch(
     store: BlockStore, wanted: Sequence[BlockToRetrieve], refused: Mapping[int, BlockResult] = NONE
 ) -> tuple[list[BlockResult], list[bytes]]:
-    """Read whole blocks but for those at the places that are `refused`; return what became of each, and their bytes."""
+    """Read whole blocks but for those at the places that are `refused`; return what became of each, and their bytes.
+
+    Those are in pieces: what is sent of a large block need not be kept until the rest is.
+    """
     results: list[BlockResult] = []
     found: list[bytes] = []
     room = MAX_BATCH_BYTES
@@ -145,27 +151,33 @@ def read_batch(
             results.append(refused[place])
             continue
         try:
-            data = _read(store, each.block_id, room)
-            checksum = crc32c_hex(crc32c(data))
+            pieces = _read(store, each.block_id, room)
+            checksum = crc32c_hex(reduce(_add_to_sum, pieces, 0))
             check_sum(each.crc32c, checksum)
         except FileFlyError as error:
             results.append(refusal(error))
         else:
-            results.append(BlockResult(size=len(data), crc32c=checksum))
-            found.append(data)
-            room -= len(data)
+            size = sum(map(len, pieces))
+            results.append(BlockResult(size=size, crc32c=checksum))
+            found += pieces
+            room -= size
     return results, found
 
 
-def _read(store: BlockStore, block_id: str, room: int) -> bytes:
+def _add_to_sum(summed: int, piece: bytes) -> int:
+    return crc32c(piece, summed)
+
+
+def _read(store: BlockStore, block_id: str, room: int) -> list[bytes]:
     data = store.read_in_memory(block_id)
     if data is not None and len(data) <= room:
-        return data
+        return [data]
     block = store.open(block_id)
     try:
         if block.size > room:
             raise TooLarge(f"the blocks are over the limit of {MAX_BATCH_BYTES} bytes in all; ask for this one alone")
-        return block.read(0, block.size)
+        places = range(0, block.size, _PIECE_BYTES)
+        return [block.read(at, min(_PIECE_BYTES, block.size - at)) for at in places]
     finally:
         block.close()
 

@@ -5,8 +5,8 @@ served. Lines are gathered side by side, so several of them could have all the r
 is given only while what is left still suffices for the longest line to become as long as a line may be. Then it ends,
 and gives its room back. (This is the banker's algorithm, with one kind of coin and the same credit for everybody.)
 
-When the replies that wait to be read take as much as they may, large ones are made one after another, and those who
-have read nothing of theirs for a while are lost.
+When the replies that wait to be read take as much as they may, and those that are being made could, who asks for a
+large one waits, and those who have read nothing of theirs for a while are lost.
 """
 
 from collections.abc import Hashable
@@ -24,6 +24,7 @@ STEP_BYTES = 256 * KIB
 DEFAULT_MAX_BUFFERED = 64 * MIB
 _MOST_LOOKS = 2
 DEFAULT_MAX_UNSENT = 24 * MIB
+_LARGE_REPLY_BYTES = 8 * MIB  # what a large reply is taken for until it is made: a whole batch
 
 
 @define(eq=False)
@@ -99,13 +100,14 @@ class _Unsent:
 class UnsentReplies:
     """What waits to be read, by reader.
 
-    While it is `most` bytes or more, who asks for a large reply has to wait, and at every `look` those are given up who
-    have taken nothing since the last but one.
+    While it is `most` bytes or more, with what is being made, who asks for a large reply has to wait; and at every
+    `look` those are given up who have taken nothing since the last but one, if what waits is so much by itself.
     """
 
     most: int
     _unsent: dict[Reader, _Unsent] = field(factory=dict, init=False)
     _total: int = field(default=0, init=False)
+    _making: set[Reader] = field(factory=set, init=False)
     _waiting: dict[Reader, Deferred[None]] = field(factory=dict, init=False)
 
     def note(self, reader: Reader, size: int) -> None:
@@ -114,8 +116,7 @@ class UnsentReplies:
         if size:
             self._unsent[reader] = _Unsent(size)
         self._total += size - (0 if earlier is None else earlier.size)
-        if self._waiting:
-            self._let_in()
+        self.made(reader)
 
     def forget(self, reader: Reader) -> None:
         """Hear that `reader` is gone."""
@@ -125,12 +126,23 @@ class UnsentReplies:
         self.note(reader, 0)
 
     def room(self, reader: Reader) -> Deferred[None]:
-        """Fire once one more large reply may be made; fails with CancelledError if its reader is gone."""
-        if self._total < self.most and not self._waiting:
+        """Fire once a large reply may be made, until it is `made`; fails with CancelledError if its reader is gone."""
+        if self._has_room and not self._waiting:
+            self._making.add(reader)
             return succeed(None)
         waiting: Deferred[None] = Deferred()
         self._waiting[reader] = waiting
         return waiting
+
+    def made(self, reader: Reader) -> None:
+        """Hear that a large reply is made, and that what could not be sent of it is noted."""
+        self._making.discard(reader)
+        if self._waiting:
+            self._let_in()
+
+    @property
+    def _has_room(self) -> bool:
+        return self._total + len(self._making) * _LARGE_REPLY_BYTES < self.most
 
     def look(self) -> None:
         """Give those up, longest first, who keep others waiting and do not move."""
@@ -143,6 +155,7 @@ class UnsentReplies:
             self._let_in()
 
     def _let_in(self) -> None:
-        """Let one have its turn: how much its reply takes will be seen."""
-        if self._total < self.most:
-            self._waiting.pop(next(iter(self._waiting))).callback(None)
+        while self._waiting and self._has_room:
+            reader = next(iter(self._waiting))
+            self._making.add(reader)
+            self._waiting.pop(reader).callback(None)

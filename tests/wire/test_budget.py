@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
+from filefly.wire.batches import MAX_BATCH_BYTES
 from filefly.wire.budget import LineBudget, UnsentReplies
 from tests.peer import now
 
@@ -140,6 +141,18 @@ def test_large_replies_wait_for_room_one_after_another() -> None:
     replies.note(second, 50)
     looked_twice(replies)
     assert [True, True] == [has_room(each) for each in waiting]
+
+
+def test_replies_that_are_being_made_count() -> None:
+    """Or all who ask at once would be let in, before the first reply is there to be counted; each as a whole batch."""
+    replies = UnsentReplies(2 * MAX_BATCH_BYTES)
+    first, second, third, fourth = (Reader(replies) for _ in range(4))
+    waiting = [replies.room(each) for each in (first, second, third, fourth)]
+    assert [True, True, False, False] == [has_room(each) for each in waiting]
+    replies.made(first)  # and sent
+    assert [True, True, True, False] == [has_room(each) for each in waiting]
+    replies.note(second, 1)
+    assert has_room(waiting[3])
 
 
 def test_who_is_gone_waits_no_more() -> None:
