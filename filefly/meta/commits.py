@@ -6,35 +6,53 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from filefly.catalog.commits import Commit, StoredReplicas, commit_plan
+from filefly.catalog.commits import Commit, StoredReplicas, commit_open_plan, commit_plan
 from filefly.catalog.completion import Completion, Outstanding, complete_plan, known
 from filefly.catalog.planning import touch_plan
-from filefly.catalog.plans import Plan
+from filefly.catalog.plans import Plan, plan_of_generation
 from filefly.client.transfer import run_all
+from filefly.daemon.guard import Session
 from filefly.errors import BadRequest, FileFlyError, Incomplete, NotFound
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.rights import EVERYTHING, Grant
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.wire.batches import FileToComplete
-from filefly.wire.messages import CompleteFile, HandedBackPlan, StoredBlock
+from filefly.wire.messages import CompleteFile, HandedBackPlan, Reply, Request, StoredBlock
 
 T = TypeVar("T")
 Timestamp = Callable[[], str]
 TrashDue = Callable[[], int]
+Note = Callable[[Request, Session, Reply], None]
+
+_ITSELF = Session("this machine", is_daemon=True)
+
+
+def _unnoted(_request: Request, _session: Session, _reply: Reply) -> None:
+    """Tell nobody."""
 
 
 class Committer:
-    """Commits plans; `now` tells the commit's time (RFC 3339), `trash_due` when what it replaces may be deleted."""
+    """Commits plans; `now` tells the commit's time (RFC 3339), `trash_due` when what it replaces may be deleted.
+
+    What nobody has asked for, a plan that commits itself, goes to `note` as if this daemon had asked to complete it.
+    """
 
     def __init__(
-        self, transactions: Transactions, cluster: Cluster, time: RunningTime, now: Timestamp, trash_due: TrashDue
+        self,
+        transactions: Transactions,
+        cluster: Cluster,
+        time: RunningTime,
+        now: Timestamp,
+        trash_due: TrashDue,
+        note: Note = _unnoted,
     ) -> None:
         self._transactions = transactions
         self._cluster = cluster
         self._time = time
         self._now = now
         self._trash_due = trash_due
+        self._note = note
 
     async def complete(self, request: CompleteFile, grant: Grant = EVERYTHING) -> Plan:
         """Commit the plan that `request` names; again is fine.
@@ -93,7 +111,8 @@ class Committer:
         except Incomplete:
             await self._transactions.write(touch_plan, outcome.plan.generation, self._time.seconds())
             raise
-        return await self._commit(outcome.plan, stored, if_generation=if_generation)
+        commit = Commit(outcome.plan.generation, stored, self._now(), if_generation)
+        return await self._transactions.write(commit_plan, commit, self._trash_due())
 
     async def look_up(self, name: str) -> Plan:
         """Return what readers see of `name`, committing first the newest implicit plan whose blocks are all there.
@@ -120,7 +139,11 @@ class Committer:
 
         Raises Incomplete if they are not, Conflict if something newer is there, others if that cannot be said now.
         """
-        return await self._commit(plan, await self._stored(plan, {}), only_if_newer=True)
+        commit = Commit(plan.generation, await self._stored(plan, {}), self._now(), only_if_newer=True)
+        settled, was_open = await self._transactions.write(_settle_plan, commit, self._trash_due())
+        if was_open:
+            self._note(CompleteFile(settled.name, generation=settled.generation), _ITSELF, Reply())
+        return settled
 
     async def _stored(
         self, plan: Plan, believed: Mapping[int, StoredReplicas], at_once: int = AT_ONCE
@@ -153,15 +176,13 @@ class Committer:
                 raise Incomplete(f"{where} has crc32c {stored.crc32c}, not {agreed}")
         return StoredReplicas(agreed or "", block.servers)
 
-    async def _commit(
-        self,
-        plan: Plan,
-        stored: Sequence[StoredReplicas],
-        if_generation: int | None = None,
-        only_if_newer: bool = False,
-    ) -> Plan:
-        commit = Commit(plan.generation, stored, self._now(), if_generation, only_if_newer)
-        return await self._transactions.write(commit_plan, commit, self._trash_due())
+
+def _settle_plan(connection: Connection, commit: Commit, due: int) -> tuple[Plan, bool]:
+    """Commit a plan as `commit_plan` does; return also whether it was open until now, and not committed already."""
+    plan = plan_of_generation(connection, commit.generation)
+    if plan is None or plan.committed:
+        return commit_plan(connection, commit, due), False
+    return commit_open_plan(connection, plan, commit, due), True
 
 
 def _complete_plan(connection: Connection, completion: Completion, due: int, grant: Grant) -> Plan | Outstanding:

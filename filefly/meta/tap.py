@@ -210,7 +210,14 @@ def meta_service(
     scrubber = Scrubber(reactor, transactions, cluster, checker, running, options["scrub-period"])
     revocations = Revocations(database.read(list_revoked_tokens))
     access = Access(transactions, revocations, lambda: rfc3339(reactor.seconds()))
-    committer = Committer(transactions, cluster, running, lambda: rfc3339(reactor.seconds()), trash.due)
+    committer = Committer(
+        transactions,
+        cluster,
+        running,
+        lambda: rfc3339(reactor.seconds()),
+        trash.due,
+        lambda request, session, reply: factory.audit.note(request, session, reply),
+    )
     sizes = (options["block-size"], options["replicas"], options["max-blocks-per-file"])
     planner = Planner(transactions, cluster, compute, running, *sizes)
     backups = Backups(

@@ -81,6 +81,14 @@ def test_a_session_by_hand_is_told(opened: Watched) -> None:
     assert "ok" == opened.told(opened.cluster.meta, command="delete_file", file_name="by hand")["result"]
 
 
+def test_a_plan_that_commits_itself_is_told(opened: Watched) -> None:
+    """Nobody has asked for it, so it was a daemon."""
+    generation = opened.cluster.store_by_hand("by itself", b"hello")["generation"]
+    opened.cluster.fetch("by itself")
+    told = opened.told(opened.cluster.meta, command="complete_file", file_name="by itself")
+    assert ("daemon", generation, "ok") == (told["who"], told["generation"], told["result"])
+
+
 def test_a_name_in_a_bad_request_forges_nothing(opened: Watched) -> None:
     """It stays one field of one line."""
     name = 'x"}\n{"namespace":"filefly.audit","who":"forged\u2028\x1b[2J'
