@@ -207,13 +207,8 @@ class Audit:
 
     def note(self, request: Request, session: Session, outcome: Outcome) -> None:
         """Tell what came of a request, if it is one that is told."""
-        if self._audited is Audited.OFF:
-            return
         error = outcome if isinstance(outcome, BaseException) else None
-        if isinstance(error, (Unauthorized, Forbidden)):
-            if not self._may_tell_refusal():
-                return
-        elif self._audited is Audited.CHANGES and not _is_change(request, error):
+        if not self._is_told(request, error):
             return
         event = AuditEvent(self._who(request, session, outcome))
         event["from"] = session.host
@@ -240,6 +235,13 @@ class Audit:
         holder = None if ticket is None else _claims_of(ticket).sub
         return _NOBODY if holder is None else {"who": f"token:{holder}"} if holder else _DAEMON
 
+    def _is_told(self, request: Request, error: BaseException | None) -> bool:
+        if self._audited is Audited.OFF:
+            return False
+        if isinstance(error, (Unauthorized, Forbidden)):
+            return self._may_tell_refusal()
+        return self._audited is Audited.ALL or _is_change(request, error)
+
     def _may_tell_refusal(self) -> bool:
         second = int(self._seconds())
         if second != self._second:
@@ -265,11 +267,13 @@ class Audit:
 
 
 def _is_change(request: Request, error: BaseException | None) -> bool:
+    if type(request) not in CHANGES:
+        return False
     if isinstance(request, Fsck):
         return request.repair
     if isinstance(request, Prove):
         return request.proof is not None or error is not None  # the first of its steps says little
-    return type(request) in CHANGES
+    return True
 
 
 def _result(error: BaseException) -> str:

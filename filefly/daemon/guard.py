@@ -60,7 +60,7 @@ class Guard(Protocol):
     async def sign_in(self, request: Auth | Prove, session: Session) -> Reply:
         """Note in `session` who it is, and return the reply; raises Unauthorized, Busy."""
 
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         """Raise Unauthorized or Forbidden unless the session may ask for `request`.
 
         What a request's parts may need, each for itself, its server looks at when it carries it out.
@@ -76,7 +76,7 @@ class OpenGuard:
         """Say yes; but prove nothing."""
         return SignedIn("admin") if isinstance(request, Auth) else Proof()
 
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         """Let everything pass."""
 
 
@@ -111,7 +111,7 @@ class SecretGuard(ABC):
         return self._secret.keyring
 
     @abstractmethod
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         """See Guard."""
 
     async def sign_in(self, request: Auth | Prove, session: Session) -> Reply:

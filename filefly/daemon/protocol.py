@@ -200,7 +200,7 @@ class ServerProtocol(Conversation):
     async def _carry_out(self, request: Request) -> Reply | None:
         if isinstance(request, Auth | Prove):
             return await self._guard.sign_in(request, self.session)
-        await self._guard.check(request, self.session)
+        self._guard.check(request, self.session)
         return await self._verbs.answer(request, self, self.session)
 
     def _reply(self, reply: Any) -> Deferred[None]:

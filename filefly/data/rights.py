@@ -96,7 +96,7 @@ class DataGuard(SecretGuard):
         self._identity = identity
         self._tickets = Tickets(identity.storage_id, secret.keyring)
 
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         """See Guard."""
         if isinstance(request, Ping):
             return

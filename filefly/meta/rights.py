@@ -122,7 +122,7 @@ def grant_of(session: Session) -> Grant:
 class Rights(SecretGuard):
     """The guard of a closed cluster's metadata server."""
 
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         """See Guard: is there a role, and do the names that the request has fit?"""
         if type(request) in ROLES and ROLES[type(request)] is None:
             return

@@ -35,7 +35,7 @@ class OnlyDaemons(AnyGuard):
         self.asked.append(request)
         return await super().sign_in(request, session)
 
-    async def check(self, request: Request, session: Session) -> None:
+    def check(self, request: Request, session: Session) -> None:
         if not self.is_daemon(session):
             raise Forbidden
 
