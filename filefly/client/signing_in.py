@@ -11,12 +11,16 @@ from filefly.security.proofs import Part, check_proof, new_nonce
 from filefly.security.proofs import prove as proof_of
 from filefly.wire.security import Proof, Prove
 
+CheckStorage = Callable[[str, str], None]
+"""Raises Unauthorized if a storage, by its id, cannot be at an address."""
+
 
 @frozen
 class _Proving:
-    """Proves that it has a key, after the other side has."""
+    """Proves that it has a key to a data server, after that has, and has said which it is."""
 
     _keyring: Callable[[], Keyring]
+    _check_storage: CheckStorage
 
     def identity(self) -> str:
         """See SignIn."""
@@ -47,13 +51,18 @@ class _Proving:
     async def _answer(self, connection: ServerConnection, key: Key, nonce: str, answer: Proof) -> None:
         if answer.nonce is None or answer.proof is None:
             raise Unauthorized("it has no secret (--secret-file), so everybody may do everything there")
-        check_proof(key, Part.ANSWERING, nonce, answer.nonce, answer.proof)
-        await connection.request(Prove(proof=proof_of(key, Part.ASKING, nonce, answer.nonce)), Proof)
+        if answer.storage_id is None:
+            raise Unauthorized("it is no data server")
+        check_proof(key, Part.ANSWERING, nonce, answer.nonce, answer.storage_id, answer.proof)
+        self._check_storage(connection.address, answer.storage_id)
+        proof = proof_of(key, Part.ASKING, nonce, answer.nonce, answer.storage_id)
+        await connection.request(Prove(proof=proof), Proof)
 
 
-def prove(keyring: Callable[[], Keyring]) -> SignIn:
-    """Return the way to sign in as a daemon that has the keys; they are asked for as often as they are needed.
+def prove(keyring: Callable[[], Keyring], check_storage: CheckStorage) -> SignIn:
+    """Return the way to sign in at data servers as a daemon that has the keys, which are asked for whenever needed.
 
-    The other side has to prove first that it has them: raises Unauthorized, naming `--secret-file`, if it does not.
+    The other side has to prove first that it has them: raises Unauthorized, naming `--secret-file`, if it does not, and
+    what `check_storage` raises.
     """
-    return _Proving(keyring)
+    return _Proving(keyring, check_storage)

@@ -92,6 +92,8 @@ class SecretGuard(ABC):
     """
 
     is_open = False
+    storage_id: str | None = None
+    """What a data server's guard proves to stand before, too."""
 
     def __init__(
         self,
@@ -162,14 +164,15 @@ class SecretGuard(ABC):
         if key is None:
             raise Unauthorized("the daemons have different secrets (--secret-file): there is no such key here")
         session.challenge = challenge = Challenge(key, request.nonce, new_nonce())
-        proof = prove(key, Part.ANSWERING, challenge.asking_nonce, challenge.answering_nonce)
-        return Proof(challenge.answering_nonce, proof)
+        proof = prove(key, Part.ANSWERING, challenge.asking_nonce, challenge.answering_nonce, self.storage_id)
+        return Proof(challenge.answering_nonce, self.storage_id, proof)
 
     def _proven(self, proof: str, session: Session) -> Proof:
         challenge, session.challenge = session.challenge, None
         if challenge is None:
             raise Unauthorized("prove begins with key_id and nonce")
-        check_proof(challenge.key, Part.ASKING, challenge.asking_nonce, challenge.answering_nonce, proof)
+        nonces = challenge.asking_nonce, challenge.answering_nonce
+        check_proof(challenge.key, Part.ASKING, *nonces, self.storage_id, proof)
         self._check_key(challenge.key)
         session.is_now(challenge.key, None)
         return Proof()

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from filefly.client.connection import STAY_UNKNOWN, SignIn
-from filefly.client.signing_in import prove
+from filefly.client.signing_in import CheckStorage, prove
 from filefly.daemon.failures import DEFAULT_FREE, DEFAULT_MOST
 from filefly.daemon.options import absolute, positive
 from filefly.daemon.service import refuse
@@ -141,6 +141,6 @@ def take_secret(reactor: Any, daemon: str, options: Mapping[str, Any]) -> Secret
         refuse(daemon, f"--secret-file: {error}")
 
 
-def prove_to(secret: SecretFile | None) -> SignIn:
+def prove_to_data_servers(secret: SecretFile | None, check_storage: CheckStorage) -> SignIn:
     """Return how a pool's connections show that they have the secret; without one they stay unknown."""
-    return STAY_UNKNOWN if secret is None else prove(lambda: secret.keyring)
+    return STAY_UNKNOWN if secret is None else prove(lambda: secret.keyring, check_storage)

@@ -94,6 +94,7 @@ class DataGuard(SecretGuard):
     def __init__(self, secret: Secret, identity: IdentityFile, now: Callable[[], float], failures: Failures) -> None:
         super().__init__(secret, now, failures)
         self._identity = identity
+        self.storage_id = identity.storage_id
         self._tickets = Tickets(identity.storage_id, secret.keyring)
 
     def check(self, request: Request, session: Session) -> None:

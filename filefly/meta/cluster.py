@@ -10,10 +10,11 @@ from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
-from filefly.daemon.secrets import SecretFile, prove_to
-from filefly.errors import NotFound, Unavailable
+from filefly.daemon.secrets import SecretFile, prove_to_data_servers
+from filefly.errors import NotFound, Unauthorized, Unavailable
 from filefly.security.tickets import TICKET_SECONDS, Right, Ticket, issue_ticket
 from filefly.threads import InThread
+from filefly.wire.address import resolve
 from filefly.wire.blocks import (
     Adopt,
     BlockList,
@@ -33,6 +34,7 @@ from filefly.wire.tls.files import Tls
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""
 
+_THIS_MACHINE = "localhost"
 _TIMEOUT_SECONDS = 20.0
 _WHOLE_BLOCK_TIMEOUT_SECONDS = 120.0
 """For what reads or writes a whole block before it is answered."""
@@ -79,8 +81,9 @@ class Cluster:
         self._internal_replicas: Mapping[int, Replica] = {}
         self._reactor = reactor
         self._secret = secret
-        self._pool = ConnectionPool(reactor, "localhost", _TIMEOUT_SECONDS, prove_to(secret), tls)
-        self._patient_pool = ConnectionPool(reactor, "localhost", _WHOLE_BLOCK_TIMEOUT_SECONDS, prove_to(secret), tls)
+        sign_in = prove_to_data_servers(secret, self._check_storage)
+        self._pool = ConnectionPool(reactor, _THIS_MACHINE, _TIMEOUT_SECONDS, sign_in, tls)
+        self._patient_pool = ConnectionPool(reactor, _THIS_MACHINE, _WHOLE_BLOCK_TIMEOUT_SECONDS, sign_in, tls)
         self.transfer = BlockTransfer(reactor, self._pool, in_thread, AT_ONCE, report)
 
     def take(self, rows: Sequence[DataServerRow]) -> None:
@@ -176,6 +179,12 @@ class Cluster:
         if address is None:
             raise Unavailable("the storage is seen at no address")
         return address
+
+    def _check_storage(self, address: str, storage_id: str) -> None:
+        """Raise Unauthorized where somebody passes on what a data server says that is up at another address."""
+        for row in (self.servers[server] for server in self.up()):
+            if row.storage_id == storage_id and row.address and resolve(row.address, _THIS_MACHINE) != address:
+                raise Unauthorized(f"it says that it is the data server at {row.address}, but that is up there")
 
     def _storage_id(self, server: int) -> str:
         storage_id = self.servers[server].storage_id

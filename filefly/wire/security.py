@@ -36,9 +36,10 @@ class Prove(Request, frozen=True, tag="prove"):
 
 
 class Proof(Reply, frozen=True, tag="ok"):
-    """The answer to the first step of `prove`; to the second it is empty."""
+    """The answer to the first step of `prove`, from a data server with its storage's id; to the second it is empty."""
 
     nonce: Nonce | None = None
+    storage_id: str | None = None
     proof: str | None = None
 
 

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 
 from filefly.client.connection import ConnectionPool, ServerConnection, SignIn
-from filefly.client.signing_in import prove
+from filefly.client.signing_in import CheckStorage, prove
 from filefly.daemon.failures import Failures
 from filefly.daemon.guard import Guard, OpenGuard, Session
 from filefly.daemon.protocol import ServerFactory
@@ -24,8 +24,17 @@ from tests.security.texts import KEY, OLD, STRANGER
 NEW = Key("00000003", b"n" * 32)
 
 
+STORAGE = "the storage"
+
+
+def any_storage(_address: str, _storage_id: str) -> None:
+    """Let any storage be anywhere."""
+
+
 class OnlyDaemons(AnyGuard):
-    """A guard that lets daemons pass, and notes how often somebody signs in."""
+    """A data server's guard that lets daemons pass, and notes how often somebody signs in."""
+
+    storage_id: str | None = STORAGE
 
     def __init__(self, secret: KnownSecret, clock: Any) -> None:
         super().__init__(secret, clock.seconds, Failures(clock))
@@ -66,11 +75,11 @@ async def serving(reactor: Any, guard: Guard) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def proving(
-    reactor: Any, asking: list[Key], answering: list[Key]
+    reactor: Any, asking: list[Key], answering: list[Key], check_storage: CheckStorage = any_storage
 ) -> AsyncIterator[tuple[KnownSecret, OnlyDaemons, Any]]:
     """Run a server that has the keys `answering`, and yield what pings it from a pool that has those `asking`."""
     secret, guard = KnownSecret(Keyring(asking)), OnlyDaemons(KnownSecret(Keyring(answering)), reactor)
-    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: secret.keyring))
+    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: secret.keyring, check_storage))
     async with serving(reactor, guard) as address:
 
         async def ping() -> bool | None:
@@ -116,7 +125,7 @@ async def test_another_secret_is_refused(reactor: Any, answering: list[Key]) -> 
 @on_reactor
 async def test_a_server_without_a_secret_is_not_taken_for_closed(reactor: Any) -> None:
     """Who has a secret believes that nobody else reads and writes there."""
-    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: Keyring([KEY])))
+    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: Keyring([KEY]), any_storage))
     async with serving(reactor, OpenGuard()) as address:
         with pytest.raises(Unauthorized, match=r": it has no secret \(--secret-file\)"):
             await pool.request(address, Ping(), Pong)
@@ -136,11 +145,42 @@ class AsItWas(OpenGuard):
 @on_reactor
 async def test_a_made_up_proof_is_refused(reactor: Any) -> None:
     """Whoever listens there instead of the data server hears nothing more."""
-    guard = AsItWas(Proof("0" * 32, "0" * 64))
-    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: Keyring([KEY])))
+    guard = AsItWas(Proof("0" * 32, STORAGE, "0" * 64))
+    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: Keyring([KEY]), any_storage))
     async with serving(reactor, guard) as address:
         with pytest.raises(Unauthorized, match=r"the proof is wrong: the daemons have different secrets"):
             await pool.request(address, Ping(), Pong)
+        pool.close()
+
+
+@on_reactor
+async def test_who_cannot_be_there_is_shown_no_proof(reactor: Any) -> None:
+    """It may pass on what another data server says, and would pass on what it is told."""
+
+    def elsewhere(address: str, storage_id: str) -> None:
+        raise Unauthorized(f"{storage_id} is not there")
+
+    async with proving(reactor, [KEY], [KEY], elsewhere) as (_secret, guard, ping):
+        with pytest.raises(Unauthorized, match=rf"^127\.0\.0\.1:\d+: {STORAGE} is not there$"):
+            await ping()
+        assert 1 == len(guard.asked)
+
+
+class OfMetadata(OnlyDaemons):
+    """A metadata server's guard."""
+
+    storage_id = None
+
+
+@on_reactor
+async def test_who_is_no_data_server_is_shown_no_proof(reactor: Any) -> None:
+    """Who listens in a data server's place could pass it on to the very metadata server that gives it."""
+    guard = OfMetadata(KnownSecret(Keyring([KEY])), reactor)
+    pool = ConnectionPool(reactor, "localhost", 20, prove(lambda: Keyring([KEY]), any_storage))
+    async with serving(reactor, guard) as address:
+        with pytest.raises(Unauthorized, match=r": it is no data server$"):
+            await pool.request(address, Ping(), Pong)
+        assert 1 == len(guard.asked)
         pool.close()
 
 

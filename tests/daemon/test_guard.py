@@ -148,9 +148,9 @@ def test_a_token_goes_with_its_key(door: Door) -> None:
 def test_both_sides_prove_that_they_have_the_secret(door: Door, key: Key) -> None:
     """The answering one first."""
     answer = door.sign_in(Prove(key.id, NONCE))
-    check_proof(key, Part.ANSWERING, NONCE, answer.nonce, answer.proof)
+    check_proof(key, Part.ANSWERING, NONCE, answer.nonce, None, answer.proof)
     assert not door.guard.is_daemon(door.session)
-    assert Proof() == door.sign_in(Prove(proof=prove(key, Part.ASKING, NONCE, answer.nonce)))
+    assert Proof() == door.sign_in(Prove(proof=prove(key, Part.ASKING, NONCE, answer.nonce, None)))
     assert door.guard.is_daemon(door.session)
     assert door.guard.token_of(door.session) is None
 
@@ -159,9 +159,9 @@ def test_a_wrong_proof_names_the_option(door: Door) -> None:
     """And the challenge is used up: the right proof comes too late."""
     nonce = door.challenge()
     with pytest.raises(Unauthorized, match=r"\(--secret-file\)$"):
-        door.sign_in(Prove(proof=prove(STRANGER, Part.ASKING, NONCE, nonce)))
+        door.sign_in(Prove(proof=prove(STRANGER, Part.ASKING, NONCE, nonce, None)))
     with pytest.raises(Unauthorized, match=r"^prove begins with key_id and nonce$"):
-        door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, nonce)))
+        door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, nonce, None)))
     assert not door.guard.is_daemon(door.session)
 
 
@@ -174,7 +174,7 @@ def test_the_guards_own_proof_is_no_answer(door: Door) -> None:
 
 def test_a_proof_is_good_for_one_connection(door: Door) -> None:
     """Another one has another nonce."""
-    proof = prove(KEY, Part.ASKING, NONCE, door.challenge())
+    proof = prove(KEY, Part.ASKING, NONCE, door.challenge(), None)
     other = Session("192.0.2.2")
     now(door.begin(Prove(KEY.id, NONCE), other))
     with pytest.raises(Unauthorized):
@@ -187,7 +187,7 @@ def test_a_key_that_is_retired_half_way_proves_nothing(door: Door) -> None:
     nonce = door.challenge(OLD)
     door.secret.keyring = Keyring([KEY])
     with pytest.raises(Unauthorized, match=r"is retired; sign in again$"):
-        door.sign_in(Prove(proof=prove(OLD, Part.ASKING, NONCE, nonce)))
+        door.sign_in(Prove(proof=prove(OLD, Part.ASKING, NONCE, nonce, None)))
     assert not door.guard.is_daemon(door.session)
 
 
@@ -200,7 +200,7 @@ def test_half_a_proof_is_no_request(door: Door, request_: Prove) -> None:
 
 def test_the_last_to_sign_in_counts(door: Door) -> None:
     """A connection is one of both."""
-    door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, door.challenge())))
+    door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, door.challenge(), None)))
     door.sign_in(signed())
     assert not door.guard.is_daemon(door.session)
     assert TOKEN == door.guard.token_of(door.session)
@@ -229,7 +229,7 @@ def test_who_fails_often_waits(wrong: Auth | Prove) -> None:
     with pytest.raises(Busy, match=r"\(--max-auth-failures\)"):
         now(third)
     assert "write" == door.sign_in(signed()).role
-    assert Proof() == door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, door.challenge())))
+    assert Proof() == door.sign_in(Prove(proof=prove(KEY, Part.ASKING, NONCE, door.challenge(), None)))
 
 
 def test_an_unknown_key_is_no_failure() -> None:

@@ -9,9 +9,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from filefly.client.connection import STAY_UNKNOWN
-from filefly.daemon.secrets import LOOK_SECONDS, LOOKS_BEFORE_SIGNING, SecretFile, prove_to, take_secret
+from filefly.daemon.secrets import LOOK_SECONDS, LOOKS_BEFORE_SIGNING, SecretFile, prove_to_data_servers, take_secret
 from filefly.security.keys import Keyring, create_secret, read_secret, retire_keys, rotate_secret
 from filefly.threads import WorkerPool
+from tests.client.test_signing_in import any_storage
 from tests.peer import now
 
 
@@ -157,7 +158,7 @@ def test_a_failing_look_is_not_the_last(
 def test_a_daemon_without_the_option_has_no_secret() -> None:
     """It is open, and proves nothing to anybody."""
     assert take_secret(Clock(), "filefly-test", {"secret-file": None}) is None
-    assert STAY_UNKNOWN is prove_to(None)
+    assert STAY_UNKNOWN is prove_to_data_servers(None, any_storage)
 
 
 def test_the_option_names_the_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.plans import Plan, PlanBlock
-from filefly.errors import Unavailable
+from filefly.errors import Unauthorized, Unavailable
 from filefly.meta.cluster import Cluster, Condition
 from filefly.wire.messages import Block, Replica
 from tests.on_reactor import on_reactor
@@ -150,3 +150,36 @@ async def test_who_was_not_heard_from_is_told_to_change_nothing() -> None:
     ):
         with pytest.raises(Unavailable, match=r"^the data server was not heard from yet$"):
             await changing
+
+
+# Who proves to be which
+
+
+@pytest.mark.parametrize(
+    ("address", "storage_id", "state", "fits"),
+    [
+        ("one:1", "first", "up", True),
+        ("far:1", "first", "up", False),
+        ("far:1", "first", "suspect", True),
+        ("far:1", "first", "down", True),
+        ("one:1", "new", "up", True),
+        ("one:1", "second", "up", True),
+    ],
+)
+def test_a_storage_that_is_up_is_at_no_other_address(
+    cluster: Cluster, address: str, storage_id: str, state: str, fits: bool
+) -> None:
+    """One that moves is not up at first; who passes on what it says hears no proof."""
+    cluster.conditions = {1: Condition(state)}
+    if fits:
+        cluster._check_storage(address, storage_id)
+    else:
+        with pytest.raises(Unauthorized, match=r"^it says that it is the data server at one:1, but that is up there$"):
+            cluster._check_storage(address, storage_id)
+
+
+def test_this_machine_has_one_name(cluster: Cluster) -> None:
+    """An address without a host is dialled as localhost."""
+    cluster.take([DataServerRow(1, ":9001", None, True, "first")])
+    cluster.conditions = {1: Condition("up")}
+    cluster._check_storage("localhost:9001", "first")

@@ -60,9 +60,9 @@ def _prove(key: Key = KEY, *, half: bool = False, secret: Key | None = None) -> 
     def sign_in(talk: Talk) -> None:
         nonce = new_nonce()
         answer, _behind = talk.ask(command="prove", key_id=key.id, nonce=nonce)
-        assert prove(key, Part.ANSWERING, nonce, answer["nonce"]) == answer["proof"]
+        assert prove(key, Part.ANSWERING, nonce, answer["nonce"], answer.get("storage_id")) == answer["proof"]
         if not half:
-            proof = prove(secret or key, Part.ASKING, nonce, answer["nonce"])
+            proof = prove(secret or key, Part.ASKING, nonce, answer["nonce"], answer.get("storage_id"))
             reply, _behind = talk.ask(command="prove", proof=proof)
             assert ("ok" if secret is None else "unauthorized") == reply.get("code", "ok"), reply
 
