@@ -60,7 +60,8 @@ class Client:
     At most `concurrency` blocks move at once, in pieces: memory stays at a few MiB for each. Every method's Deferred
     fails with a FileFlyError, and can be cancelled; a cancelled upload or download leaves nothing visible. `token` is
     what a closed cluster wants to see: a line that `filefly-client token new` prints. `tls` says whom to believe at
-    `tls://HOST:PORT`, by default whom the system trusts. Call `close` at the end.
+    `tls://HOST:PORT`, by default whom the system trusts; who names a CA there shows the token under TLS only. Call
+    `close` at the end.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Client:
         tls: TlsFiles | None = None,
     ) -> None:
         host = host_of(metadata_addr)
-        sign_in = STAY_UNKNOWN if token is None else TokenFor(resolve(metadata_addr, host), token)
-        self._pool = ConnectionPool(reactor, host, timeout_seconds, sign_in, Tls(tls or TlsFiles()))
+        tls = tls or TlsFiles()
+        sign_in = STAY_UNKNOWN if token is None else TokenFor(resolve(metadata_addr, host), token, tls.ca is not None)
+        self._pool = ConnectionPool(reactor, host, timeout_seconds, sign_in, Tls(tls))
         self.in_thread = WorkerPool(reactor, "filefly-client", concurrency + 1)
         """Runs a blocking function beside the transfers."""
         self.in_thread.start()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from filefly.client.api import Client
 from filefly.client.tokens import TokenFor
 from filefly.daemon.guard import OpenGuard, Session
 from filefly.daemon.protocol import ServerFactory
-from filefly.errors import Unauthorized
+from filefly.errors import BadRequest, Unauthorized
 from filefly.wire.address import listening_endpoint
 from filefly.wire.messages import Reply, Request
 from filefly.wire.security import Auth, Prove
+from filefly.wire.tls.files import TlsFiles
 from tests.client.scripted import Scripted, ScriptedData
 from tests.meta.running import TIMEOUT_SECONDS
 from tests.on_reactor import on_reactor
@@ -139,3 +141,17 @@ async def test_a_server_that_is_older_than_tokens_needs_none(reactor: Any) -> No
 def test_a_token_is_not_shown_by_accident() -> None:
     """In a traceback, say."""
     assert "secret-thing" not in repr(TokenFor("x:1", "secret-thing"))
+
+
+@on_reactor
+async def test_who_wants_tls_shows_no_token_without_it(reactor: Any, tmp_path: Path) -> None:
+    """A CA is named, but the address has no `tls://`: a slip that would tell everybody the token."""
+    guard = Noting()
+    async with listening(reactor, guard) as (address, server):
+        client = Client(reactor, address, timeout_seconds=TIMEOUT_SECONDS, token="t", tls=TlsFiles(ca=tmp_path / "ca"))
+        with pytest.raises(
+            BadRequest, match=rf"^a token is not shown to {address} without TLS .*; write tls://{address}"
+        ):
+            await client.ping()
+        assert ([], []) == (guard.tokens, server.asked)
+        client.close()
