@@ -11,7 +11,7 @@ from filefly.catalog.repairs import Place
 from filefly.catalog.replicas import StoredBlock, count_on, places_on, stored_block
 from filefly.catalog.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
 from filefly.client.transfer import run_all
-from filefly.errors import FileFlyError, TimedOut
+from filefly.errors import Conflict, FileFlyError, TimedOut
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
 from filefly.meta.rounds import Rounds
@@ -105,6 +105,8 @@ class Scrubber:
         """Check a block; one that cannot be read in time is tried again, and then left to the next pass."""
         try:
             return await self._checker.check(block, server) is not None
+        except Conflict:  # it differs from an older catalog: left alone, but those behind it are not to wait for that
+            return True
         except TimedOut:
             if self._late.get(server) != block.place:
                 self._late[server] = block.place

@@ -47,6 +47,19 @@ REGRESSIONS: Sequence[Plan] = [
     ),
     # planted: a replica found missing, and not noted for repair
     (102246, [("store", 0, "a-0", 90, 3), ("heal_all",), ("rot", 1, True)]),
+    # the model's own: a catalog put back twice knows the second time, too, nothing of what was moved before the first
+    (
+        1,
+        [
+            ("store", 0, "a", 40, 2),
+            ("wait", 6.0),
+            ("keep_copy",),
+            ("drain", 0, 1),
+            ("wait", 70.0),
+            ("restore_copy",),
+            ("restore_copy",),
+        ],
+    ),
 ]
 """Plans that have once shown a bug, each as short as it can be."""
 

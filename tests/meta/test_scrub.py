@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from filefly.catalog.database import Database
-from filefly.catalog.inventory import forget_data_server
+from filefly.catalog.inventory import forget_data_server, suspend
 from filefly.catalog.repairs import FIRST, Place
 from filefly.catalog.replicas import forget_replicas
 from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
@@ -180,6 +180,21 @@ async def test_a_block_that_cannot_be_read_does_not_hold_it_up(reactor: Any, tmp
         await run.scrub()
         await scrub_after(run, SCRUB_PERIOD)
         assert (3, 1) == (passes(run.database)[1].checked, passes(run.database)[1].bad)
+
+
+@on_reactor
+async def test_what_differs_from_an_older_catalog_does_not_hold_it_up(reactor: Any, tmp_path: Path) -> None:
+    """It is left alone, and what is missing behind it is found."""
+    async with healing(reactor, tmp_path, servers=1) as run:
+        stored = run.store("a", DATA * 3, (1,))
+        run.flip(1, "a-0")
+        run.lose(1, "a-2")
+        done(run.database, suspend, "it is old", 1000)
+        await run.scrub()
+        await scrub_after(run, SCRUB_PERIOD)
+        assert (3, 2) == (passes(run.database)[1].checked, passes(run.database)[1].bad)
+        assert [{}, {1: "missing"}] == [run.block(stored, position).bad for position in (0, 2)]
+        assert [] == run.cluster.quarantined
 
 
 @pytest.mark.parametrize("error", [Unavailable("gone"), TimedOut()])
