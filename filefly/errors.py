@@ -115,6 +115,10 @@ class QuotaExceeded(FileFlyError):
 
     code = "quota_exceeded"
 
+    def __init__(self, sentence: str | None = None, prefix: str | None = None) -> None:
+        super().__init__(sentence)
+        self.prefix = prefix  # what the names begin with that the quota is for, if it is known
+
 
 class Internal(FileFlyError):
     """The server failed; its log says why."""

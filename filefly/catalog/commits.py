@@ -96,7 +96,7 @@ def commit_open_plan(connection: Connection, plan: Plan, commit: Commit, due: in
     _check_places(plan, commit.stored)
     prefixes = quotas_of(connection, plan.name)
     if prefixes:
-        check_room(connection, prefixes, plan.total_size, [current])
+        check_room(connection, prefixes, plan.total_size, [current], reserved=True)
         count(connection, prefixes, plan.total_size, used=1, planned=-1)
     for generation, _committed in in_the_way:
         end_plan(connection, generation, due)

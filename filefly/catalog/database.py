@@ -163,7 +163,10 @@ def _lock_file(database: str | None) -> int:
     except OSError as error:
         raise CatalogUnusable(f"cannot write beside the catalog {database}: {error.strerror}") from None
     with suppress(OSError):  # what is wrong SQLite is about to tell
-        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
+    if not os.path.exists(database) and os.path.islink(database):  # SQLite would follow it
+        os.close(lock)
+        raise CatalogUnusable(f"the catalog {database} is a link that leads nowhere; remove it, or name another file")
     return lock
 
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, literal, or_, select, update
 
 from filefly.catalog.commits import end_plan
-from filefly.catalog.plans import Plan, committed_generation, committed_plan, plan_of_generation
+from filefly.catalog.plans import Plan, committed_generation, committed_plan
 from filefly.catalog.quotas import check_room, count, count_rename, quotas_of
 from filefly.catalog.schema import COMMITTED, DELETED, PENDING, blocks, plans, repairs, replicas, trash
 from filefly.errors import Conflict, NotFound
@@ -131,11 +131,12 @@ def expire_plans(connection: Connection, since: int, due: int) -> int:
     return len(silent)
 
 
-def silent_implicit_plans(connection: Connection, since: int) -> list[Plan]:
-    """Return some open implicit plans whose clients gave no sign of life after `since`: they may be complete."""
-    silent = [row.generation for row in connection.execute(_SILENT, {"since": since}) if not row.explicit]
-    found = (plan_of_generation(connection, generation) for generation in silent)
-    return [plan for plan in found if plan is not None]
+def silent_implicit_plans(connection: Connection, since: int) -> list[int]:
+    """Return some open implicit plans whose clients gave no sign of life after `since`: they may be complete.
+
+    The oldest come first: those that only add a file wait for all that are older.
+    """
+    return sorted(row.generation for row in connection.execute(_SILENT, {"since": since}) if not row.explicit)
 
 
 def let_go(connection: Connection, now: int, most_blocks: int) -> int:

@@ -1,6 +1,6 @@
 """Listing committed files a page at a time, names rolled up at a delimiter as in S3's listings. Statements only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,12 @@ class FilePage:
     prefixes: list[str]
     next: str | None
     blocks: Sequence[tuple[PlanBlock, ...]] | None = None
+
+    def only(self, wanted: Callable[[str], bool]) -> "FilePage":
+        """Return the page without the names that are not wanted."""
+        places = [place for place, file in enumerate(self.files) if wanted(file.name)]
+        blocks = None if self.blocks is None else [self.blocks[place] for place in places]
+        return FilePage([self.files[place] for place in places], [*filter(wanted, self.prefixes)], self.next, blocks)
 
 
 def list_files(

@@ -1,6 +1,6 @@
 """New plans, and what changes about them while they are open. Statements only; see filefly.catalog.plans."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -11,6 +11,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     or_,
@@ -24,17 +25,19 @@ from filefly.catalog.plans import (
     check_generation,
     committed_generation,
     not_open,
-    open_plans,
     plan_of_generation,
 )
 from filefly.catalog.quotas import check_room, count, quotas_of
 from filefly.catalog.replicas import trashed_on
 from filefly.catalog.schema import PENDING, blocks, catalog, plans, replicas, trash
 from filefly.catalog.statements import Statement
-from filefly.errors import NotFound, Unavailable
+from filefly.errors import Busy, NotFound, Unavailable
 from filefly.wire.codec import encode
 from filefly.wire.messages import Attributes
 from filefly.wire.names import make_block_id, stem_of
+
+MAX_IMPLICIT_PLANS = 100
+"""How many implicit plans of one name may be open."""
 
 
 class NewPlan(Struct, frozen=True):
@@ -76,6 +79,14 @@ _NEW_PLAN = Statement(
 _NEW_BLOCK = Statement(insert(blocks), "generation", "position", "id", "size", "crc32c")
 _NEW_REPLICA = Statement(insert(replicas), "generation", "position", "rank", "server")
 _NEW_TRASH = Statement(insert(trash), "block_id", "server", "stem", "due")
+_EXPLICIT = Statement(
+    select(plans.c.generation)
+    .where(PENDING, plans.c.name == bindparam("name"), plans.c.explicit, plans.c.total_size == bindparam("size"))
+    .order_by(plans.c.generation.desc())
+)
+_IMPLICIT = Statement(
+    select(func.count()).select_from(plans).where(PENDING, plans.c.name == bindparam("name"), ~plans.c.explicit)
+)
 _TOUCH = Statement(update(plans).where(PENDING, plans.c.generation == _generation).values(touched=bindparam("now")))
 _FORGET_REPLICAS = Statement(
     delete(replicas).where(replicas.c.generation == _generation, replicas.c.position == bindparam("at"))
@@ -90,14 +101,17 @@ def short_ids_free(connection: Connection, name: str) -> bool:
 def plan_file(connection: Connection, new: NewPlan, short_ids: bool) -> Plan:
     """Write down a plan; `short_ids` says that the data servers hold no block with a short id of this name.
 
-    Raises Conflict if the name's generation is not the one that was asked for, QuotaExceeded if there is no room.
+    Raises Conflict if the name's generation is not the one that was asked for, QuotaExceeded if there is no room, Busy
+    if too many implicit plans of the name are open: whoever reads the name waits until each was looked at.
     """
+    if not new.explicit and _IMPLICIT.value(connection, {"name": new.name}) >= MAX_IMPLICIT_PLANS:
+        raise Busy(f"{MAX_IMPLICIT_PLANS} plans of this file are open; complete one of them, or delete the file first")
     if new.if_generation is not None:
         check_generation(committed_generation(connection, new.name), new.if_generation)
     prefixes = quotas_of(connection, new.name)
     if prefixes:
-        ends = [committed_generation(connection, new.name), new.resumes]
-        check_room(connection, prefixes, new.total_size, ends, planned=True)
+        ends = {committed_generation(connection, new.name), new.resumes}
+        check_room(connection, prefixes, new.total_size, ends)
         count(connection, prefixes, new.total_size, planned=1)
     stem = stem_of(new.name)
     decided = {
@@ -153,10 +167,15 @@ def place_replicas(connection: Connection, generation: int, places: Iterable[tup
     _NEW_REPLICA.run_each(connection, rows)
 
 
-def newest_explicit_plan(connection: Connection, name: str, total_size: int) -> Plan | None:
-    """Return the newest open explicit plan of a name and size: what an upload may resume."""
-    plans_of_size = (plan for plan in open_plans(connection, name) if plan.total_size == total_size)
-    return next((plan for plan in plans_of_size if plan.explicit), None)
+def newest_explicit_plan(
+    connection: Connection, name: str, total_size: int, may_go_on: Callable[[Plan], bool]
+) -> Plan | None:
+    """Return the newest open explicit plan of a name and size that one may go on with: what an upload may resume."""
+    for (generation,) in _EXPLICIT.rows(connection, {"name": name, "size": total_size}):
+        head = plan_of_generation(connection, generation, with_blocks=False)
+        if head is not None and may_go_on(head):
+            return plan_of_generation(connection, generation)
+    return None
 
 
 def replace_replica(

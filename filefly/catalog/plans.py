@@ -61,7 +61,7 @@ _same_block = (blocks.c.generation == replicas.c.generation) & (blocks.c.positio
 _PLAN = Statement(select(*_COLUMNS).where(or_(COMMITTED, PENDING), plans.c.generation == _generation))
 _COMMITTED_PLAN = Statement(select(*_COLUMNS).where(COMMITTED, plans.c.name == _name))
 _COMMITTED_GENERATION = Statement(select(plans.c.generation).where(COMMITTED, plans.c.name == _name))
-_OPEN_PLANS = Statement(select(*_COLUMNS).where(PENDING, plans.c.name == _name).order_by(plans.c.generation.desc()))
+_OPEN_GENERATIONS = Statement(select(plans.c.generation).where(PENDING, plans.c.name == _name))
 _BLOCKS_OF_PLAN = Statement(
     select(blocks.c.position, blocks.c.id, blocks.c.size, blocks.c.crc32c, replicas.c.server)
     .outerjoin_from(blocks, replicas, _same_block)
@@ -78,15 +78,15 @@ def committed_plan(connection: Connection, name: str) -> Plan:
     return _plan(connection, row)
 
 
-def plan_of_generation(connection: Connection, generation: int) -> Plan | None:
-    """Return the plan, open or committed, of a generation."""
+def plan_of_generation(connection: Connection, generation: int, with_blocks: bool = True) -> Plan | None:
+    """Return the plan, open or committed, of a generation; it may have thousands of blocks."""
     row = _PLAN.row(connection, {"of": generation})
-    return None if row is None else _plan(connection, row)
+    return None if row is None else _plan(connection, row, with_blocks)
 
 
-def open_plans(connection: Connection, name: str) -> list[Plan]:
-    """Return the open plans of `name`, the newest first."""
-    return [_plan(connection, row) for row in _OPEN_PLANS.rows(connection, {"name": name})]
+def open_generations(connection: Connection, name: str) -> list[int]:
+    """Return the generations of the open plans of `name`: they may be many."""
+    return [generation for (generation,) in _OPEN_GENERATIONS.rows(connection, {"name": name})]
 
 
 def blocks_of_plan(connection: Connection, generation: int) -> tuple[PlanBlock, ...]:
@@ -100,7 +100,7 @@ def blocks_of_plan(connection: Connection, generation: int) -> tuple[PlanBlock, 
     return tuple(found)
 
 
-def _plan(connection: Connection, row: Any) -> Plan:
+def _plan(connection: Connection, row: Any, with_blocks: bool = True) -> Plan:
     generation, name, state, explicit, size, block_size, wanted, attributes, *rest = row
     stem, if_generation, modified, resumes, holder = rest
     return Plan(
@@ -117,7 +117,7 @@ def _plan(connection: Connection, row: Any) -> Plan:
         modified,
         resumes,
         holder,
-        blocks_of_plan(connection, generation),
+        blocks_of_plan(connection, generation) if with_blocks else (),
     )
 
 

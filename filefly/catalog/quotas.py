@@ -81,12 +81,14 @@ def _prefixes(connection: Connection) -> set[str]:
 
 
 def check_room(
-    connection: Connection, prefixes: Iterable[str], size: int, ends: Iterable[int | None], planned: bool = False
+    connection: Connection, prefixes: Iterable[str], size: int, ends: Iterable[int | None], reserved: bool = False
 ) -> None:
     """Raise QuotaExceeded unless a file of `size` bytes fits in when the plans of the generations `ends` end.
 
-    If it is only to be `planned`, it must fit in beside what else is planned. What takes no more than what it ends is
-    always allowed.
+    It must fit in beside what is planned, unless its own room was `reserved` by a plan. What takes no more than what it
+    ends is always allowed, but then all that is planned must fit into that: until plans are committed both are on the
+    disks. So what is used and planned is at most the quota and what one file ends: the file that it replaces, and the
+    upload that it resumes.
     """
     for prefix in prefixes:
         row = _QUOTA.row(connection, {"of": prefix})
@@ -94,16 +96,17 @@ def check_room(
             continue
         freed = [plan[1] for generation in ends if (plan := _plan(connection, generation)) is not None]
         max_bytes, max_files, used_bytes, used_files, open_bytes, open_files = row
-        _check(prefix, "bytes", max_bytes, used_bytes, open_bytes * planned, size - sum(freed))
-        _check(prefix, "files", max_files, used_files, open_files * planned, 1 - len(freed))
+        _check(prefix, "bytes", max_bytes, used_bytes, 0 if reserved else open_bytes, size - sum(freed))
+        _check(prefix, "files", max_files, used_files, 0 if reserved else open_files, 1 - len(freed))
 
 
 def _check(prefix: str, unit: str, limit: int | None, used: int, planned: int, more: int) -> None:
-    if limit is None or more <= 0 or used + planned + more <= limit:
+    if limit is None or planned + more <= max(0, limit - used):
         return
     of = f"files below {prefix!r}" if prefix else "all files"
     also = f" and {planned} planned" if planned else ""
-    raise QuotaExceeded(f"the quota of {of} is {limit} {unit}: {used} are used{also}, and this takes {more} more")
+    this = f"takes {more} more" if more > 0 else "fits in only once what is planned is over"
+    raise QuotaExceeded(f"the quota of {of} is {limit} {unit}: {used} are used{also}, and this {this}", prefix)
 
 
 def _plan(connection: Connection, generation: int | None) -> tuple[str, int, bool] | None:

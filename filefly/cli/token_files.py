@@ -7,6 +7,7 @@ import sys
 from attrs import field, frozen
 
 from filefly.errors import FileFlyError
+from filefly.private import why_not_private
 
 VARIABLE = "FILEFLY_TOKEN"
 _MOST_BYTES = 8192
@@ -37,12 +38,8 @@ def _read(path: str) -> str:
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
-            if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:  # a pipe is nobody else's
-                mode = stat.S_IMODE(found.st_mode)
-                raise FileFlyError(
-                    f"{path} is open to others than its owner (mode {mode:04o}), who could use the token in it; "
-                    f"run: chmod 600 {path}"
-                )
+            if stat.S_ISREG(found.st_mode) and (sentence := why_not_private(path, found)):  # a pipe is nobody else's
+                raise FileFlyError(sentence)
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise FileFlyError(f"cannot read the token in {path}: {error.strerror}") from None

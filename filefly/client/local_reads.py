@@ -2,18 +2,20 @@
 
 The thread that writes the file then reads the block itself, which costs half as much as to have it from a socket. The
 bytes are verified as always, so that whoever is behind a local socket can at worst make a read fail; and what fails
-there is asked for over TCP again.
+there is asked for over TCP again. A ticket is shown there only to the user who the data server says it is.
 """
 
 import os
 import re
+import socket
 import stat
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import DeferredLock
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IFileDescriptorReceiver
@@ -23,6 +25,7 @@ from zope.interface import implementer
 from filefly.client.connection import ConnectionPool, ServerConnection
 from filefly.errors import FileFlyError, Unavailable
 from filefly.units import KIB, MIB, Chunks
+from filefly.wire.address import has_one_address
 from filefly.wire.blocks import BlockSum, Retrieve
 from filefly.wire.codec import NotUnderstood
 from filefly.wire.messages import Ping, Pong
@@ -31,6 +34,7 @@ WORTH_A_FILE = 256 * KIB
 """Smaller blocks come as quickly over TCP."""
 _SILENCE_SECONDS = 5.0  # a file is opened quickly, or bytes will not come quickly either
 _PIECE_BYTES = MIB
+_CREDENTIALS = struct.Struct("iII")  # Linux's ucred
 _NAME = re.compile(r"filefly-[\w.-]{1,90}", re.ASCII)
 
 
@@ -98,6 +102,13 @@ class LocalConnection(ServerConnection):
         self._drop()
         self._received = OpenBlock(descriptor)
 
+    def check_user(self, uid: int) -> None:
+        """Raise Unavailable unless it is the user `uid` who listens at the other end, as the system says."""
+        found = self.transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _pid, found_uid, _gid = _CREDENTIALS.unpack(found)
+        if found_uid != uid:
+            raise Unavailable("the local socket is another user's")
+
     def take_file(self) -> OpenBlock:
         """Return the file that came with the last reply; raises Unavailable if none did."""
         received, self._received = self._received, None
@@ -116,46 +127,63 @@ class LocalConnection(ServerConnection):
             received.close()
 
 
+@frozen
+class LocalSocket:
+    """Where a data server hands out open files: the endpoint, the user who listens there, and the TCP end that says so.
+
+    When that is lost the data server may be gone, and the name another program's.
+    """
+
+    endpoint: str
+    uid: int
+    told_by: ServerConnection
+
+
 @define(eq=False)
 class LocalReads:
     """Knows which data servers hand out open files, and asks for them."""
 
     _pool: ConnectionPool
-    _sockets: dict[str, str | None] = field(factory=dict, init=False)
+    _sockets: dict[str, LocalSocket | None] = field(factory=dict, init=False)
     _asking: dict[str, DeferredLock] = field(factory=dict, init=False)
 
-    async def socket_of(self, address: str) -> str | None:
-        """Return where the data server at `address` hands out open files, None if it does not; it is asked once.
+    async def socket_of(self, address: str) -> LocalSocket | None:
+        """Return where the data server at `address` hands out open files, None if it does not.
 
-        Raises Unavailable or TimedOut if it cannot be asked.
+        It is asked once, and again when the connection is lost. Raises Unavailable or TimedOut if it cannot be asked.
         """
-        if address not in self._sockets:
+        if not self._is_known(address):
             lock = self._asking.setdefault(address, DeferredLock())
             await lock.acquire()
             try:
-                if address not in self._sockets:
+                if not self._is_known(address):
                     self._sockets[address] = await self._ask(address)
             finally:
                 lock.release()
         return self._sockets[address]
 
-    async def _ask(self, address: str) -> str | None:
+    def _is_known(self, address: str) -> bool:
+        if address not in self._sockets:
+            return False
+        known = self._sockets[address]
+        return known is None or known.told_by.lost is None
+
+    async def _ask(self, address: str) -> LocalSocket | None:
         async with self._pool.connection(address) as connection:
-            ends = connection.transport.getHost(), connection.transport.getPeer()
-            here, there = (getattr(end, "host", None) for end in ends)
-            if here is None or here != there:
+            if not has_one_address(connection.transport):
                 return None
             try:
-                name = (await connection.request(Ping(identity=True), Pong)).local_socket
+                pong = await connection.request(Ping(identity=True), Pong)
             except NotUnderstood:
                 return None
             except FileFlyError:
                 if not connection.usable:
                     raise
                 return None  # it has said no
-        if name is None or not _NAME.fullmatch(name):
+        name, uid = pong.local_socket, pong.local_uid
+        if name is None or uid is None or not _NAME.fullmatch(name):
             return None
-        return f"unix:\0{name}:timeout={_SILENCE_SECONDS:.0f}"
+        return LocalSocket(f"unix:\0{name}:timeout={_SILENCE_SECONDS:.0f}", uid, connection)
 
     def give_up(self, address: str) -> None:
         """Ask the data server at `address` for bytes from now on."""
@@ -163,10 +191,11 @@ class LocalReads:
 
     @asynccontextmanager
     async def opened(
-        self, local_socket: str, block_id: str, ticket: str | None = None
+        self, local_socket: LocalSocket, block_id: str, ticket: str | None = None
     ) -> AsyncIterator[tuple[OpenBlock, int]]:
         """Have a block's file and its size; it is closed in the end. Raises what the data server says."""
-        async with self._pool.connection_of(LocalConnection, local_socket) as connection:
+        async with self._pool.connection_of(LocalConnection, local_socket.endpoint) as connection:
+            connection.check_user(local_socket.uid)
             reply = await connection.request(Retrieve(block_id=block_id, descriptor=True, ticket=ticket), BlockSum)
             file = connection.take_file()
         try:

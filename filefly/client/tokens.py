@@ -31,6 +31,8 @@ class TokenFor:
             return
         address = parse_host_port(self._address)
         if self._tls_wanted and address is not None and not address.tls:
-            raise BadRequest(f"a token is not shown to {address} without TLS (--tls-ca is given); write tls://{address}")
+            raise BadRequest(
+                f"a token is not shown to {address} without TLS (--tls-ca is given); write tls://{address}"
+            )
         with suppress(UnknownCommand):  # it is older than tokens, and so open
             await connection.request(Auth(self._token), SignedIn)

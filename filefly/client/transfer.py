@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, Fi
 from filefly.client.connection import ConnectionPool
 from filefly.client.decisions import Slice, addresses_of, error_of_all, took_long, worth_a_retry
 from filefly.client.files import Source
-from filefly.client.local_reads import WORTH_A_FILE, LocalReads
+from filefly.client.local_reads import WORTH_A_FILE, LocalReads, LocalSocket
 from filefly.client.retries import with_retries
 from filefly.client.tickets import Tickets
 from filefly.errors import Corrupt, FileFlyError, NotFound
@@ -155,7 +155,7 @@ class BlockTransfer:
         return address
 
     async def _fetch_file(
-        self, block: Block, write_at: WriteAt, moved: Moved, local_socket: str, ticket: str | None
+        self, block: Block, write_at: WriteAt, moved: Moved, local_socket: LocalSocket, ticket: str | None
     ) -> None:
         summed = _Summed()
         async with self._local.opened(local_socket, block.id, ticket) as (file, size), _counting(moved) as count:

@@ -12,8 +12,8 @@ Its fields, which the log shows as `name=value`, or in JSON as they are (filefly
 | others | what the request names (`CHANGES`, `READS`); of a batch `count`, what was done, what `failed`, and `codes` |
 
 Nothing else of a request is ever told: no token, no ticket, no byte of a file. Names are cut where they are too long
-for any file. A refusal is told whatever was asked for, but only so many of them in a second: who is refused must not be
-able to fill a disk by it.
+for any file. A refusal is told whatever was asked for. But of refusals, and of all that strangers ask a closed cluster
+for, only so many are told in a second: nobody must be able to fill a disk that way.
 """
 
 import json
@@ -208,7 +208,7 @@ class Audit:
     def note(self, request: Request, session: Session, outcome: Outcome) -> None:
         """Tell what came of a request, if it is one that is told."""
         error = outcome if isinstance(outcome, BaseException) else None
-        if not self._is_told(request, error):
+        if not self._is_told(request, session, error):
             return
         event = AuditEvent(self._who(request, session, outcome))
         event["from"] = session.host
@@ -235,12 +235,14 @@ class Audit:
         holder = None if ticket is None else _claims_of(ticket).sub
         return _NOBODY if holder is None else {"who": f"token:{holder}"} if holder else _DAEMON
 
-    def _is_told(self, request: Request, error: BaseException | None) -> bool:
+    def _is_told(self, request: Request, session: Session, error: BaseException | None) -> bool:
         if self._audited is Audited.OFF:
             return False
-        if isinstance(error, (Unauthorized, Forbidden)):
-            return self._may_tell_refusal()
-        return self._audited is Audited.ALL or _is_change(request, error)
+        is_refusal = isinstance(error, Unauthorized | Forbidden)
+        if not (is_refusal or self._audited is Audited.ALL or _is_change(request, error)):
+            return False
+        is_strangers = self._closed and session.is_stranger
+        return self._may_tell_refusal() if is_refusal or is_strangers else True
 
     def _may_tell_refusal(self) -> bool:
         second = int(self._seconds())

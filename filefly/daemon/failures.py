@@ -5,14 +5,14 @@ clients (a NAT, a machine's loopback), of which one is broken, and the others mu
 that: to look at a token takes less time than to refuse it, and nobody guesses 256 bits.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.task import deferLater
 
+from filefly.daemon.limits import counted_as
 from filefly.errors import Busy
 
 DEFAULT_FREE = 5
@@ -24,7 +24,12 @@ LONGEST_DELAY_SECONDS = 4.0
 _MOST_ADDRESSES = 10_000
 """How many are remembered; of more, those whose last failure is longest ago are forgotten."""
 _MOST_WAITING = 1000
-"""How many answers wait: each takes memory, though its client may have left."""
+_MOST_WAITING_OF_ONE = 100
+"""How many answers wait, in all and for one address: each takes memory, though its client may have left."""
+
+
+class TooManyWait(Busy):
+    """Of one more answer nobody waits: who is told so is not heard any more."""
 
 
 @define
@@ -43,7 +48,7 @@ class Failures:
     free: int = DEFAULT_FREE
     most: int = DEFAULT_MOST
     _records: OrderedDict[str, _Record] = field(factory=OrderedDict, init=False)
-    _waiting: int = field(default=0, init=False)
+    _waiting: Counter[str] = field(factory=Counter, init=False)
 
     @classmethod
     def of(cls, clock: Any, options: Mapping[str, Any]) -> "Failures":
@@ -52,17 +57,28 @@ class Failures:
 
     async def note(self, host: str) -> None:
         """Count a failure of `host`, and return when it may hear of it; raises Busy where it should stop."""
-        count = self._count(_counted_as(host))
-        if count > self.free and self._waiting < _MOST_WAITING:
-            self._waiting += 1
-            delay = min(LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(count - self.free - 1, 30))
-            await deferLater(self._clock, delay)
-            self._waiting -= 1
+        address = counted_as(host)
+        count = self._count(address)
+        if count > self.free:
+            if self._waiting.total() >= _MOST_WAITING or self._waiting[address] >= _MOST_WAITING_OF_ONE:
+                raise TooManyWait("too many wrong tokens or proofs wait for their answers; try again later")
+            await self._wait(
+                address, min(LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(count - self.free - 1, 30))
+            )
         if count > self.most:
             raise Busy(
                 f"more than {self.most} wrong tokens or proofs came from {host} (--max-auth-failures); show the right"
                 f" one, or try again after {FORGOTTEN_SECONDS:g} seconds"
             )
+
+    async def _wait(self, address: str, seconds: float) -> None:
+        self._waiting[address] += 1
+        try:
+            await deferLater(self._clock, seconds)
+        finally:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
 
     def _count(self, address: str) -> int:
         now = self._clock.seconds()
@@ -75,16 +91,3 @@ class Failures:
         if len(self._records) > _MOST_ADDRESSES:
             self._records.popitem(last=False)
         return record.count
-
-
-def _counted_as(host: str) -> str:
-    """Return what stands for `host`: of IPv6 the first 64 bits, as one customer has at least so many addresses."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Address(int(address) >> 64 << 64))

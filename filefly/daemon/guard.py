@@ -38,6 +38,13 @@ class Session:
     is_daemon: bool = False
     key: Key | None = field(default=None, repr=False)
     challenge: Challenge | None = field(default=None, repr=False)
+    ticket_expires: float = 0.0
+    """When the ticket ends that was shown last and accepted; 0 if none was."""
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether nothing has been shown that is worth anything: neither a token nor a proof nor a ticket."""
+        return self.token is None and not self.is_daemon and not self.ticket_expires
 
     def is_now(self, key: Key, token: Token | None) -> None:
         """Note who it is: the holder of a token, or without one a daemon."""
@@ -56,6 +63,11 @@ class Guard(Protocol):
 
     is_open: bool
     """Whether everybody may do everything."""
+    takes_tickets: bool
+    """Whether tickets are shown to it, also in the first line that somebody sends."""
+
+    def knows(self, session: Session) -> bool:
+        """Whether who is there may take what others need; in an open cluster everybody may."""
 
     async def sign_in(self, request: Auth | Prove, session: Session) -> Reply:
         """Note in `session` who it is, and return the reply; raises Unauthorized, Busy."""
@@ -71,6 +83,11 @@ class OpenGuard:
     """The guard of an open cluster: everybody may do everything, and who signs in is welcome."""
 
     is_open = True
+    takes_tickets = False
+
+    def knows(self, session: Session) -> bool:
+        """See Guard."""
+        return True
 
     async def sign_in(self, request: Auth | Prove, session: Session) -> Reply:
         """Say yes; but prove nothing."""
@@ -92,6 +109,7 @@ class SecretGuard(ABC):
     """
 
     is_open = False
+    takes_tickets = False
     storage_id: str | None = None
     """What a data server's guard proves to stand before, too."""
 
@@ -127,6 +145,14 @@ class SecretGuard(ABC):
             await self._failures.note(session.host)
             raise
         return self._challenge(request, session)
+
+    def knows(self, session: Session) -> bool:
+        """See Guard: whether a token, a proof or a ticket was shown that holds now."""
+        try:
+            known = self.token_of(session) is not None or self.is_daemon(session)
+        except Unauthorized:
+            known = False
+        return known or self._now() < session.ticket_expires
 
     def token_of(self, session: Session) -> Token | None:
         """Return the token that was shown, if one was; raises Unauthorized if it is not valid any more."""

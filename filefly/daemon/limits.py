@@ -5,6 +5,7 @@ import resource
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from attrs import define, field
@@ -51,21 +52,35 @@ class ConnectionLimits:
         """Raise Busy, with a sentence that names the limit, unless `host` may have one more connection."""
         if self._total >= self.most:
             raise Busy(f"the server has its limit of {self.most} connections (--max-connections); try again later")
-        if self._open[host] >= self.most_per_address:
+        if self._open[counted_as(host)] >= self.most_per_address:
             limit = self.most_per_address
             raise Busy(f"{host} has its limit of {limit} connections (--max-connections-per-address); close some")
 
     def enter(self, host: str) -> None:
         """Count a connection."""
-        self._open[host] += 1
+        self._open[counted_as(host)] += 1
         self._total += 1
 
     def leave(self, host: str) -> None:
         """Count it no more."""
-        self._open[host] -= 1
+        address = counted_as(host)
+        self._open[address] -= 1
         self._total -= 1
-        if not self._open[host]:
-            del self._open[host]
+        if not self._open[address]:
+            del self._open[address]
+
+
+def counted_as(host: str) -> str:
+    """Return what stands for `host`: of IPv6 the first 64 bits, as one customer has at least so many addresses."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64))
 
 
 def give_memory_back() -> None:

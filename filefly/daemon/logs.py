@@ -37,6 +37,8 @@ from filefly.wire.codec import encode
 
 _ROTATED_BYTES = 64 * MIB
 """A log file that is longer gets a number; twistd's own megabyte would mean thousands of files on a busy day."""
+_MOST_ROTATED = 16
+"""So many of those are kept: nobody fills a disk with what is logged of them."""
 
 _LATER_SECONDS = 0.1
 _MOST_EVENTS = 64
@@ -221,9 +223,21 @@ def _mode_of_new(name: str) -> int | None:
     return 0o640 & ~umask
 
 
+class _RotatedFile(LogFile):
+    """A log file that is never made through a link that somebody has put in its place."""
+
+    def _openFile(self) -> None:  # noqa: N802 - Twisted's name
+        if not os.path.exists(self.path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(self.path, flags, self.defaultMode or 0o600))
+        super()._openFile()
+
+
 def _log_file(daemon: str, name: str) -> Any:
     try:
-        file: Any = LogFile.fromFullPath(name, rotateLength=_ROTATED_BYTES, defaultMode=_mode_of_new(name))
+        file: Any = _RotatedFile.fromFullPath(name, _ROTATED_BYTES, _mode_of_new(name), _MOST_ROTATED)
+    except FileExistsError:
+        refuse(daemon, f"{name} is a link that leads nowhere; remove it, or name another --logfile")
     except OSError as error:
         refuse(daemon, f"cannot write to {name}: {error.strerror}; name another --logfile")
     if not signal.getsignal(signal.SIGUSR1):  # as twistd does

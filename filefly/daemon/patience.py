@@ -5,6 +5,7 @@
 | send its next request | `--idle-timeout` | the connection is closed |
 | send the rest of a line or of a payload | `--peer-timeout` | it is told, and lost |
 | send the next 256 KiB of a line over 64 KiB | 10 seconds | it is told, and lost: others wait for the room it has |
+| send all of such a line | it takes 4 minutes in all | the same |
 | read what was sent to it | `--peer-timeout` | it is lost |
 
 While a server waits for a disk, for room or for another server, that is not its peer's fault, and no time counts.
@@ -22,6 +23,11 @@ from filefly.wire.budget import STEP_BYTES
 LOOK_SECONDS = 1
 """How often all conversations are looked at: timers for every request would cost more."""
 _PACE_SECONDS = 10
+_LONGEST_LINE_SECONDS = 240
+_TOO_SLOW = (
+    f"of a long line, {STEP_BYTES // KIB} KiB must come in {_PACE_SECONDS} seconds, and all in {_LONGEST_LINE_SECONDS}:"
+    " others wait for its room (--max-buffered); raw payloads may be slower"
+)
 
 
 class Patient(Protocol):
@@ -31,6 +37,10 @@ class Patient(Protocol):
     def standing(self) -> tuple[Awaited, int]:
         """What its peer is to do, and a number that changes as it does."""
 
+    @property
+    def long_lines(self) -> int:
+        """How many long lines have come to their end."""
+
     def give_up(self, awaited: Awaited, sentence: str) -> None:
         """Lose the peer."""
 
@@ -39,6 +49,15 @@ class Patient(Protocol):
 class _Watched:
     standing: tuple[Awaited, int] = (Awaited.NOTHING, 0)
     seconds: int = 0  # it has been so
+    long_line: int = 0  # the number of the one that was awaited last
+    long_line_seconds: int = 0  # it has been awaited
+
+    def is_late(self, long_line: int) -> bool:
+        """Whether a long line, awaited now, has been for too long in all."""
+        if long_line != self.long_line:
+            self.long_line, self.long_line_seconds = long_line, 0
+        self.long_line_seconds += LOOK_SECONDS
+        return self.long_line_seconds > _LONGEST_LINE_SECONDS
 
 
 class Patience:
@@ -60,8 +79,7 @@ class Patience:
         }
         self._sentences = {
             Awaited.LINE: f"nothing more of the line came for {peer_seconds} seconds (--peer-timeout)",
-            Awaited.LONG_LINE: f"of a long line, {STEP_BYTES // KIB} KiB must come in {_PACE_SECONDS} seconds: others"
-            " wait for its room (--max-buffered); raw payloads may be slower",
+            Awaited.LONG_LINE: _TOO_SLOW,
             Awaited.PAYLOAD: f"nothing more of the payload came for {peer_seconds} seconds (--peer-timeout)",
         }
         self._watched: dict[Patient, _Watched] = {}
@@ -84,12 +102,13 @@ class Patience:
         self._next_look = self._clock.callLater(LOOK_SECONDS, self._look)
         self._at_look()
         for conversation, watched in list(self._watched.items()):
-            standing = conversation.standing
-            if standing != watched.standing:
+            awaited, _ = standing = conversation.standing
+            if awaited is Awaited.LONG_LINE and self._limits[awaited] and watched.is_late(conversation.long_lines):
+                conversation.give_up(awaited, _TOO_SLOW)
+            elif standing != watched.standing:
                 watched.standing, watched.seconds = standing, 0
-                continue
-            watched.seconds += LOOK_SECONDS
-            awaited, _ = standing
-            if 0 < self._limits[awaited] <= watched.seconds:
-                watched.seconds = 0
-                conversation.give_up(awaited, self._sentences.get(awaited, ""))
+            else:
+                watched.seconds += LOOK_SECONDS
+                if 0 < self._limits[awaited] <= watched.seconds:
+                    watched.seconds = 0
+                    conversation.give_up(awaited, self._sentences.get(awaited, ""))

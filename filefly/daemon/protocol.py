@@ -1,5 +1,6 @@
 """The server's end of a conversation: read a request, answer it, go on to the next."""
 
+import re
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -9,10 +10,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.daemon.audit import Audit, Audited
+from filefly.daemon.failures import TooManyWait
 from filefly.daemon.guard import Guard, OpenGuard, Session
 from filefly.daemon.limits import ConnectionLimits
 from filefly.daemon.patience import Patience
-from filefly.errors import Busy, FileFlyError, Internal, TimedOut, TooLarge
+from filefly.errors import BadRequest, Busy, FileFlyError, Internal, TimedOut, TooLarge
 from filefly.wire.awaited import Awaited
 from filefly.wire.batches import MAX_BATCH_BYTES, RetrieveBlocks, StoreBlocks
 from filefly.wire.blocks import ListBlocks
@@ -20,7 +22,9 @@ from filefly.wire.budget import LINE_FACTOR, LineBudget, UnsentReplies
 from filefly.wire.codec import (
     LONG_LINE_BYTES,
     CommandTable,
+    Line,
     RequestDecoder,
+    Understood,
     commands_of,
     encode,
     error_reply,
@@ -32,6 +36,8 @@ from filefly.wire.security import Auth, Prove
 
 _MOST_IN_A_ROW = 64
 """Requests of one connection that are answered before others have a turn, if none has to wait for anything."""
+
+_HTTP = re.compile(rb"[\w-]+ \S+ HTTP/\d\.\d\s*")
 
 _OF_LARGE_REPLIES = (ListFiles, ListBlocks, RetrieveBlocks)
 """Requests whose replies may be of any size up to a limit, and are made before the first byte is sent."""
@@ -64,7 +70,7 @@ class ServerProtocol(Conversation):
     factory: "ServerFactory"
 
     def __init__(self, factory: "ServerFactory", host: str) -> None:
-        super().__init__(factory.clock, factory.max_line, factory.budget, factory.unsent)
+        super().__init__(factory.clock, factory.max_line, self._budget_for_line, factory.unsent)
         self.factory = factory
         self.session = Session(host)
         self._verbs = factory.verbs
@@ -105,6 +111,14 @@ class ServerProtocol(Conversation):
             self._send_last(TimedOut(sentence))
             self.give_room_back()
 
+    def _budget_for_line(self) -> LineBudget:
+        """Return where a long line of this peer's finds room: strangers must not take what others need."""
+        if self._guard.knows(self.session):
+            return self.factory.budget
+        if self._guard.takes_tickets:
+            return self.factory.strangers_budget
+        raise TooLarge(f"line is over the limit of {LONG_LINE_BYTES} bytes for who has not signed in; sign in first")
+
     async def _converse(self) -> None:
         try:
             while not self._leaving:
@@ -121,7 +135,7 @@ class ServerProtocol(Conversation):
                 self._answering = True
                 if len(line) > LONG_LINE_BYTES:
                     await self.room_for(weight(line))
-                payload, request = self._understand(line)
+                payload, request = self._requested(line)
                 del line  # it may be long, and what is made of it is, too
                 if isinstance(request, _OF_LARGE_REPLIES):
                     await self.factory.unsent.room(self)
@@ -146,6 +160,13 @@ class ServerProtocol(Conversation):
         self.give_room_back()
         await self._gone
         self.factory.conversations.pop(self, None)
+
+    def _requested(self, line: Line) -> Understood:
+        """Return what a line asks for; what follows an HTTP request is not: a web page may have chosen it."""
+        payload, request = self._understand(line)
+        if isinstance(request, FileFlyError) and _HTTP.fullmatch(line):
+            return None, BadRequest("this is no web server: a request is one line of JSON")
+        return payload, request
 
     def _send_last(self, error: FileFlyError) -> None:
         self.send(encode(error_reply(error)), b"\n").addErrback(lambda _gone: None)
@@ -179,6 +200,8 @@ class ServerProtocol(Conversation):
         except FileFlyError as error:
             error.__traceback__ = None  # an error that came through a Deferred keeps its request's data alive
             await self._reply(error_reply(error))
+            if isinstance(error, TooManyWait):
+                raise _EndOfConversation from None
         except ConnectionClosed:
             raise
         except Exception:  # framing's broad except: any other failure is an error reply
@@ -243,6 +266,7 @@ class ServerFactory(Factory):
         self.max_line = max_line
         self.limits = limits or ConnectionLimits()
         self.budget = LineBudget(self.limits.max_buffered, LINE_FACTOR * max_line)
+        self.strangers_budget = LineBudget(LINE_FACTOR * max_line, LINE_FACTOR * max_line)
         self.unsent = UnsentReplies(self.limits.max_unsent)
         self.patience = Patience(clock, self.limits.idle_seconds, self.limits.peer_seconds, self.unsent.look)
         self.conversations: dict[ServerProtocol, Deferred[None]] = {}

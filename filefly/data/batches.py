@@ -66,10 +66,16 @@ class IncomingBatch:
     """
 
     def __init__(
-        self, store: BlockStore, blocks: Sequence[BlockToStore], size: int, refused: Mapping[int, BlockResult] = NONE
+        self,
+        store: BlockStore,
+        blocks: Sequence[BlockToStore],
+        size: int,
+        refused: Mapping[int, BlockResult] = NONE,
+        replaces: bool = True,
     ) -> None:
         """Begin to store `blocks` but for those at the places that are `refused`: their bytes are dropped.
 
+        What is there under their ids stays unless the batch `replaces` it; see BlockStore.begin.
         Raises BadRequest or TooLarge if their bytes are not `size` in all, or too many.
         """
         if size > MAX_BATCH_BYTES:
@@ -77,6 +83,7 @@ class IncomingBatch:
         if sum(block.size for block in blocks) != size:
             raise BadRequest(f"the sizes of the blocks do not add up to {size}")
         self._store = store
+        self._replaces = replaces
         self._parts = [
             _Part(block, refused[place]) if place in refused else self._begin(block)
             for place, block in enumerate(blocks)
@@ -87,7 +94,7 @@ class IncomingBatch:
 
     def _begin(self, block: BlockToStore) -> _Part:
         try:
-            return _Part(block, self._store.begin(block.block_id, block.size))
+            return _Part(block, self._store.begin(block.block_id, block.size, self._replaces))
         except FileFlyError as error:
             return _Part(block, refusal(error))
 

@@ -56,13 +56,16 @@ class BlockStore:
         self._latest: dict[str, IncomingBlock] = {}
         self._temporary_names = itertools.count()
 
-    def begin(self, block_id: str, size: int = 0) -> IncomingBlock:
-        """Begin a store of `block_id`, of `size` bytes if that is known, and doom those before it; touches no disk."""
+    def begin(self, block_id: str, size: int = 0, replaces: bool = True) -> IncomingBlock:
+        """Begin a store of `block_id`, of `size` bytes if that is known, and doom those before it; touches no disk.
+
+        Unless it `replaces` what is there, it never takes the place of another block; see IncomingBlock.
+        """
         check_block_id(block_id)
         self._directories.check_writable()
         with self._order:
             name = os.path.join(self.storage.root, INCOMING, b"%d" % next(self._temporary_names))
-            block = self._latest[block_id] = IncomingBlock(self, self._disk, block_id, name, size)
+            block = self._latest[block_id] = IncomingBlock(self, self._disk, block_id, name, size, replaces)
         return block
 
     def open(self, block_id: str, offset: int = 0, length: int | None = None) -> BlockRange:
@@ -107,7 +110,7 @@ class BlockStore:
         finally:
             block.close()
 
-    def link(self, block_id: str, source_block_id: str, expected: str) -> BlockSum:
+    def link(self, block_id: str, source_block_id: str, expected: str, replaces: bool = True) -> BlockSum:
         """Give the block `source_block_id` a second id, durably, if its bytes have the checksum `expected`.
 
         Raises NotFound, Corrupt, and what a store may raise.
@@ -116,10 +119,11 @@ class BlockStore:
         try:
             check_sum(expected, source.sums()[0])
             source.sync()
-            incoming = self.begin(block_id, source.size)
+            linked = BlockSum(size=source.size, crc32c=expected)
+            incoming = self.begin(block_id, source.size, replaces)
             try:
-                if incoming.link(self._path(source_block_id), source.inode):
-                    return BlockSum(size=source.size, crc32c=expected)
+                if incoming.link(self._path(source_block_id), source.inode, linked):
+                    return linked
                 for at in range(0, source.size, MIB):
                     incoming.write([source.read(at, min(MIB, source.size - at))])
                 return incoming.commit(expected=expected)
@@ -262,15 +266,41 @@ class BlockStore:
         if self.reserve_bytes and self._disk.space(self.storage.root)[0] - size < self.reserve_bytes:
             raise DiskFull(f"less than {format_size(self.reserve_bytes)} would be left free (--reserve)")
 
-    def publish(self, block: IncomingBlock) -> None:
-        """Give a written block its own name, unless it was doomed; durable after `sync_names`."""
+    def publish(self, block: IncomingBlock, stored: BlockSum) -> bool:
+        """Give a written block its own name, unless it was doomed; see Publisher. Raises Conflict."""
+        while not self._give_name(block):
+            with suppress(NotFound):  # it has gone again
+                if not self._has(block.block_id, stored):
+                    raise Conflict("this block is stored already, with other bytes; plan the file again")
+                self.forget(block)
+                return False
+        return True
+
+    def _give_name(self, block: IncomingBlock) -> bool:
+        """Give a written block its own name; return whether it has it now: not if another block that is to stay has."""
         with self._naming:
             self._directories.check_writable()
             with self._order:
                 if self._latest.get(block.block_id) is not block:
                     raise Conflict("a newer store or a delete of this block came first")
+            if not block.replaces:
+                with suppress(NotFound):
+                    self._found(block.block_id)
+                    return False
             self._disk.rename(block.temporary, self._path(block.block_id))
             self.forget(block)
+        return True
+
+    def _has(self, block_id: str, wanted: BlockSum) -> bool:
+        """Return whether a block has the `wanted` bytes, and if so, see that they are on stable storage."""
+        block = self.open(block_id)
+        try:
+            if block.size != wanted.size or block.sums()[0] != wanted.crc32c:
+                return False
+            block.sync()
+            return True
+        finally:
+            block.close()
 
     def sync_names(self) -> None:
         """Put the names of blocks on stable storage."""

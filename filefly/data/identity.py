@@ -81,7 +81,7 @@ class IdentityFile:
     def check(self, storage_id: str | None) -> None:
         """Raise WrongStorage if another storage than this one is meant; touches no disk."""
         if storage_id not in (None, self.storage_id):
-            raise WrongStorage(f"this is storage {self.storage_id}, not {storage_id}")
+            raise WrongStorage(f"this is another storage, not {storage_id}")  # which one is not for everybody
 
     def read(self, afresh: bool = False) -> Identity:
         """Return what is on disk now; raises Unavailable if it is not there, WrongStorage if it is another's."""
@@ -95,8 +95,7 @@ class IdentityFile:
             raise Unavailable("the storage directory's .filefly.json is damaged; restore it from a copy") from None
         if identity.storage_id != self.storage_id:
             raise WrongStorage(
-                f"the storage directory holds storage {identity.storage_id} now, not {self.storage_id}; "
-                "mount the right disk, or restart the data server"
+                "the storage directory holds another storage now; mount the right disk, or restart the data server"
             )
         return identity
 

@@ -26,8 +26,11 @@ class Publisher(Protocol):
     def check_room(self, size: int) -> None:
         """Raise DiskFull if `size` more bytes should not be written."""
 
-    def publish(self, block: "IncomingBlock") -> None:
-        """Give a written block its own name, unless it was doomed; durable after `sync_names`."""
+    def publish(self, block: "IncomingBlock", stored: BlockSum) -> bool:
+        """Give a written block its own name, unless it was doomed; durable after `sync_names`.
+
+        Return whether that was necessary: it is not if a block that must stay has the bytes that were `stored`.
+        """
 
     def sync_names(self) -> None:
         """Put the names of blocks on stable storage."""
@@ -38,13 +41,17 @@ class Publisher(Protocol):
 
 @define(eq=False)
 class IncomingBlock:
-    """A store under way: `write` as often as need be, then `commit` or `abort`; one thread at a time."""
+    """A store under way: `write` as often as need be, then `commit` or `abort`; one thread at a time.
+
+    Unless it `replaces` what is there, a block that is there stays: the same bytes are stored then, others refused.
+    """
 
     _store: Publisher
     _disk: Disk
     block_id: str
     temporary: bytes
     announced: int = 0
+    replaces: bool = True
     size: int = 0
     _checksum: int = 0
     _descriptor: int | None = None
@@ -70,7 +77,8 @@ class IncomingBlock:
     def commit(self, chunks: Chunks = (), expected: str | None = None) -> BlockSum:
         """Append `chunks` and put the block in place, durably; on return it is there, whatever happens next.
 
-        Raises Corrupt unless its checksum is the `expected` one, and Conflict if a newer store or a delete came first.
+        Raises Corrupt unless its checksum is the `expected` one, and Conflict if a newer store or a delete came first,
+        or a block with other bytes must stay.
         """
         self._append(chunks, more_follows=False)
         self.seal(expected)
@@ -95,8 +103,12 @@ class IncomingBlock:
     def publish(self) -> None:
         """Give what was sealed the block's name, durable after the store's `sync_names`. Raises as `commit` does."""
         with self._lock, as_filefly_errors("store the block"):
-            self._store.publish(self)
-            self._created = False
+            self._publish(self.sum)
+
+    def _publish(self, stored: BlockSum) -> None:
+        if not self._store.publish(self, stored):
+            self._disk.unlink(self.temporary)
+        self._created = False
 
     def abort(self) -> None:
         """Leave nothing of this store behind; fine also after `commit`. What the disk says to it helps nobody."""
@@ -111,7 +123,7 @@ class IncomingBlock:
                 with suppress(OSError):  # renamed already, or else removed at the next start
                     self._disk.unlink(self.temporary)
 
-    def link(self, source: bytes, inode: int) -> bool:
+    def link(self, source: bytes, inode: int, linked: BlockSum) -> bool:
         """Commit the file `source` without copying it, if it is still the file `inode`; return whether that could be.
 
         It cannot be where the file system has no hard links, or no more of this file.
@@ -129,8 +141,7 @@ class IncomingBlock:
                 self._disk.unlink(self.temporary)
                 self._created = False
                 return False
-            self._store.publish(self)
-            self._created = False
+            self._publish(linked)
             self._store.sync_names()
             with suppress(OSError):  # a name of the same file was there: renaming to that does nothing, says POSIX
                 self._disk.unlink(self.temporary)

@@ -5,11 +5,13 @@ answers all commands, as the port does. Its name is in Linux's abstract namespac
 process, and nobody else can have it meanwhile.
 """
 
+import os
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
-from attrs import define
+from attrs import define, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -29,10 +31,26 @@ _HAS_ABSTRACT_NAMES = sys.platform == "linux"
 _BACKLOG = 1024
 
 
+@frozen
+class LocalSocket:
+    """A data server's local socket: its name, without the NUL, and the user who listens there.
+
+    Where there is none, others may take its name; so clients look whose it is.
+    """
+
+    name: str
+    uid: int
+
+
+def name_of_local_socket(storage_id: str) -> str:
+    """Return a name that is the storage's own and does not tell which one it is: everybody on the machine sees it."""
+    return f"filefly-{sha256(storage_id.encode()).hexdigest()[:32]}"
+
+
 @implementer(IStreamServerEndpoint)
 @define(eq=False)
 class WithLocalSocket:
-    """Listens at a TCP `endpoint` and, where that can be, on the storage's local socket; `found` hears of its name.
+    """Listens at a TCP `endpoint` and, where that can be, on the storage's local socket; `found` hears of it.
 
     Beside any other endpoint there is none: who may use a Unix socket with a path, its folder says.
     """
@@ -41,7 +59,7 @@ class WithLocalSocket:
     _reactor: Any
     _endpoint: IStreamServerEndpoint
     _storage_id: str
-    _found: Callable[[str], None]
+    _found: Callable[[LocalSocket], None]
 
     def listen(self, factory: Any) -> Deferred[IListeningPort]:
         """See IStreamServerEndpoint."""
@@ -50,7 +68,7 @@ class WithLocalSocket:
     def _listen_beside(self, port: IListeningPort, factory: Factory) -> IListeningPort:
         if not isinstance(port.getHost(), IPv4Address | IPv6Address):
             return port
-        name = f"filefly-{self._storage_id}"
+        name = name_of_local_socket(self._storage_id)
         try:
             if not (_HAS_ABSTRACT_NAMES and IReactorUNIX.providedBy(self._reactor)):
                 raise CannotListenError(None, name, "this system has no such sockets")
@@ -58,7 +76,7 @@ class WithLocalSocket:
         except CannotListenError as error:
             self.log.info("no local reads: {error}", error=error)
             return port
-        self._found(name)
+        self._found(LocalSocket(name, os.geteuid()))
         return _TwoPorts(port, local)
 
 

@@ -2,7 +2,7 @@
 
 | command | needs |
 | --- | --- |
-| `ping` | nothing |
+| `ping` | nothing; a token, whatever its role, to hear which storage it is |
 | `store`, `store_blocks` | a store ticket for each block, and the planned size; of `data` the decoded size counts |
 | `retrieve`, `retrieve_blocks` | a retrieve ticket for each block |
 | `stat` | a ticket of either kind for the block |
@@ -10,7 +10,8 @@
 | `status` | a token, whatever its role |
 | all others | a daemon of the cluster, which may do the above, too |
 
-In a batch each block is refused for itself.
+In a batch each block is refused for itself. What goes under a ticket never replaces a block: the plan may be committed
+by now, and its file must not change.
 """
 
 from collections import OrderedDict
@@ -38,7 +39,13 @@ _MOST_KEPT_CHARACTERS = 4 * 1024 * 1024
 
 
 class Rights(Protocol):
-    """Says what may be done with the blocks of a batch, each for itself."""
+    """Says what is allowed beyond what the guard says of a whole request."""
+
+    def may_ask_who(self, session: Session) -> bool:
+        """Whether the session may hear which storage this is, and how much room it has."""
+
+    def may_replace(self, session: Session) -> bool:
+        """Whether what the session stores may take the place of a block that is there."""
 
     def refusals(self, blocks: Sequence[BlockToStore | BlockToRetrieve], session: Session) -> Mapping[int, BlockResult]:
         """Return the answers for those that the session may not store or retrieve, by their places."""
@@ -46,6 +53,14 @@ class Rights(Protocol):
 
 class OpenRights:
     """Those of an open cluster: everybody may do everything."""
+
+    def may_ask_who(self, session: Session) -> bool:
+        """See Rights."""
+        return True
+
+    def may_replace(self, session: Session) -> bool:
+        """See Rights."""
+        return True
 
     def refusals(self, blocks: Sequence[BlockToStore | BlockToRetrieve], session: Session) -> Mapping[int, BlockResult]:
         """See Rights."""
@@ -91,6 +106,8 @@ class Tickets:
 class DataGuard(SecretGuard):
     """The guard of a data server; see the module's table. Touches no disk."""
 
+    takes_tickets = True
+
     def __init__(self, secret: Secret, identity: IdentityFile, now: Callable[[], float], failures: Failures) -> None:
         super().__init__(secret, now, failures)
         self._identity = identity
@@ -124,6 +141,19 @@ class DataGuard(SecretGuard):
             case _:
                 raise self._refusal(session, _FOR_DAEMONS)
 
+    def may_ask_who(self, session: Session) -> bool:
+        """See Rights. A daemon whose key is retired signs in again for all else: no ping is to fail by that."""
+        if session.is_daemon:
+            return True
+        try:
+            return self.token_of(session) is not None
+        except Unauthorized:
+            return False
+
+    def may_replace(self, session: Session) -> bool:
+        """See Rights. A ticket may outlive the commit of its plan, and is not to change a file then."""
+        return self.is_daemon(session)
+
     def refusals(self, blocks: Sequence[BlockToStore | BlockToRetrieve], session: Session) -> Mapping[int, BlockResult]:
         """See Rights."""
         refused: dict[int, BlockResult] = {}
@@ -141,7 +171,9 @@ class DataGuard(SecretGuard):
     def _ticket(self, text: str | None, session: Session) -> Ticket:
         if text is None:
             raise self._refusal(session, _NO_TICKET)
-        return self._tickets.read(self.keyring, text, self._now())
+        ticket = self._tickets.read(self.keyring, text, self._now())
+        session.ticket_expires = ticket.expires
+        return ticket
 
     def _refusal(self, session: Session, sentence: str) -> Unauthorized | Forbidden:
         """Return the error for who shows nothing that helps: Forbidden if we know who it is."""

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from crc32c import crc32c
+from msgspec.structs import replace
 from twisted.internet.defer import DeferredSemaphore
 from twisted.python.failure import Failure
 
@@ -14,13 +15,14 @@ from filefly.daemon.payloads import send_base64, send_file
 from filefly.data.batches import IncomingBatch, read_batch
 from filefly.data.blocks import BlockStore
 from filefly.data.incoming import IncomingBlock
-from filefly.data.local import send_open_file
+from filefly.data.local import LocalSocket, send_open_file
 from filefly.data.peers import Peers
 from filefly.data.ranges import BlockRange
 from filefly.data.rights import OpenRights, Rights
 from filefly.errors import BadRequest, TimedOut, UnknownCommand
 from filefly.threads import InThread
 from filefly.units import KIB
+from filefly.wire.address import has_one_address
 from filefly.wire.batches import BlockResults, RetrieveBlocks, StoreBlocks
 from filefly.wire.blocks import (
     Adopt,
@@ -55,7 +57,7 @@ _DISK_DEADLINE_SECONDS = 10.0
 class DataServer:
     """Answers for the blocks of one storage, and fetches blocks from other data servers when it is told to.
 
-    `reactor` dials them and keeps time; `rights` says what is allowed of the parts of a batch.
+    `reactor` dials them and keeps time; `rights` says what is allowed of what it is asked for.
     """
 
     commands = commands_of(
@@ -93,9 +95,9 @@ class DataServer:
         self._late: threading.Event | None = None
         """Is set when the disk answers the last ping that it did not answer in time."""
         self.max_payload = store.max_block_size
-        self._local_socket: str | None = None
+        self._local_socket: LocalSocket | None = None
 
-    def listens_beside(self, local_socket: str) -> None:
+    def listens_beside(self, local_socket: LocalSocket) -> None:
         """Hear of the Unix socket beside the port."""
         self._local_socket = local_socket
 
@@ -111,20 +113,21 @@ class DataServer:
         self._identity.check(getattr(request, "storage_id", None))  # who names a storage means this one
         match request:
             case Store():
-                return await self._store_block(request, conversation)
+                return await self._store_block(request, conversation, session)
             case Retrieve():
                 await self._retrieve(request, conversation)
                 return None
             case Ping():
-                return await self._ping(request)
+                return await self._ping(request, conversation, session)
             case StoreBlocks():
                 return await self._store_blocks(request, conversation, session)
             case RetrieveBlocks():
                 await self._retrieve_blocks(request, conversation, session)
                 return None
             case Link():
+                replaces = self._rights.may_replace(session)
                 return await self._in_thread(
-                    self._store.link, request.block_id, request.source_block_id, request.crc32c
+                    self._store.link, request.block_id, request.source_block_id, request.crc32c, replaces
                 )
             case Stat():
                 return await self._in_thread(self._store.stat, request.block_id, request.verify)
@@ -155,8 +158,15 @@ class DataServer:
                 return Reply()
         raise UnknownCommand
 
-    async def _ping(self, request: Ping) -> Pong:
+    async def _ping(self, request: Ping, conversation: Conversation, session: Session) -> Pong:
         """Answer only if the disk does, with the storage that was there at start, and still takes blocks."""
+        local = None
+        if request.identity and has_one_address(conversation.transport):  # which may be gone when the disk has answered
+            local = self._local_socket
+        pong = await self._ping_disk(request.identity and self._rights.may_ask_who(session))
+        return pong if local is None else replace(pong, local_socket=local.name, local_uid=local.uid)
+
+    async def _ping_disk(self, with_identity: bool) -> Pong:
         no_answer = TimedOut(f"the disk did not answer for {_DISK_DEADLINE_SECONDS:g} seconds")
         if self._late is not None and not self._late.is_set():
             raise no_answer  # one thread that waits for the disk is enough
@@ -166,7 +176,7 @@ class DataServer:
             self._late = answered
             return Failure(no_answer)
 
-        ponging = self._in_thread(self._pong_thd, request.identity, answered)
+        ponging = self._in_thread(self._pong_thd, with_identity, answered)
         return await ponging.addTimeout(_DISK_DEADLINE_SECONDS, self._reactor, too_late)
 
     def _pong_thd(self, with_identity: bool, answered: threading.Event) -> Pong:
@@ -186,13 +196,12 @@ class DataServer:
             free_bytes=space.free_bytes,
             total_bytes=space.total_bytes,
             reserve_bytes=space.reserve_bytes,
-            local_socket=self._local_socket,
         )
 
-    async def _store_block(self, request: Store, conversation: Conversation) -> BlockSum:
+    async def _store_block(self, request: Store, conversation: Conversation, session: Session) -> BlockSum:
         if request.data is None and request.size is None:
             raise BadRequest("missing size or data")
-        incoming = self._store.begin(request.block_id, request.size or 0)
+        incoming = self._store.begin(request.block_id, request.size or 0, self._rights.may_replace(session))
         try:
             if request.data is not None:
                 return await self._in_thread(_store_base64_thd, incoming, request.data, request.crc32c)
@@ -204,7 +213,7 @@ class DataServer:
 
     async def _store_blocks(self, request: StoreBlocks, conversation: Conversation, session: Session) -> BlockResults:
         refused = self._rights.refusals(request.blocks, session)
-        batch = IncomingBatch(self._store, request.blocks, request.size, refused)
+        batch = IncomingBatch(self._store, request.blocks, request.size, refused, self._rights.may_replace(session))
         try:
             return BlockResults(await receive_into(conversation, self._in_thread, batch.write, batch.commit))
         except BaseException:

@@ -27,6 +27,7 @@ from filefly.daemon.payloads import send_raw
 from filefly.errors import FileFlyError, Unavailable
 from filefly.meta.cluster import Cluster
 from filefly.meta.health import Health
+from filefly.meta.rights import OWN_NAMES
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
 from filefly.meta.uploading import Uploader
@@ -37,7 +38,7 @@ from filefly.wire.messages import MAX_PAGE, ListedFile
 from filefly.wire.streaming import pieces_of
 from filefly.wire.times import rfc3339
 
-PREFIX = ".filefly/catalog-"
+PREFIX = f"{OWN_NAMES}catalog-"
 """What the names of backups begin with."""
 
 _NAME = re.compile(re.escape(PREFIX) + r"\d{8}T\d{6}Z\.sqlite\.gz")

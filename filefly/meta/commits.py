@@ -7,12 +7,12 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from filefly.catalog.commits import Commit, StoredReplicas, commit_open_plan, commit_plan
-from filefly.catalog.completion import Completion, Outstanding, complete_plan, known
+from filefly.catalog.completion import Completion, Implicit, Outstanding, complete_plan, implicit_in_turn, known
 from filefly.catalog.planning import touch_plan
-from filefly.catalog.plans import Plan, plan_of_generation
+from filefly.catalog.plans import Plan, not_open, plan_of_generation
 from filefly.client.transfer import run_all
 from filefly.daemon.guard import Session
-from filefly.errors import BadRequest, FileFlyError, Incomplete, NotFound
+from filefly.errors import BadRequest, Conflict, FileFlyError, Incomplete, NotFound, QuotaExceeded
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.rights import EVERYTHING, Grant
 from filefly.meta.running_time import RunningTime
@@ -107,6 +107,8 @@ class Committer:
         if isinstance(outcome, Plan):
             return outcome
         try:
+            if outcome.only_adds:
+                await self._settle_older(outcome.plan)
             stored = await self._stored(outcome.plan, outcome.believed, at_once)
         except Incomplete:
             await self._transactions.write(touch_plan, outcome.plan.generation, self._time.seconds())
@@ -115,30 +117,63 @@ class Committer:
         return await self._transactions.write(commit_plan, commit, self._trash_due())
 
     async def look_up(self, name: str) -> Plan:
-        """Return what readers see of `name`, committing first the newest implicit plan whose blocks are all there.
+        """Return what readers see of `name`, committing first the implicit plan whose turn it is and that is complete.
 
         Without a committed file, return the newest implicit plan; an explicit one is not to be seen. Raises NotFound.
         """
         found = await self._transactions.read(known, name)
-        implicit = [plan for plan in found.open if not plan.explicit]
-        for plan in implicit:
-            if found.committed is not None and plan.generation < found.committed.generation:
-                break
-            try:
-                return await self.settle(plan)
-            except FileFlyError:
-                continue  # not all there, or ended by somebody else meanwhile
-        if found.committed is not None:
-            return found.committed
-        if not implicit:
+        try:
+            settled = await self._settle_one(found.implicit)
+        except FileFlyError:
+            settled = None  # that cannot be said now
+        plan = settled or found.committed
+        if plan is None and found.implicit:
+            newest = max(each.generation for each in found.implicit)
+            plan = await self._transactions.read(plan_of_generation, newest)
+            return plan or await self.look_up(name)  # it was ended meanwhile
+        if plan is None:
             raise NotFound
-        return implicit[0]
+        return plan
 
-    async def settle(self, plan: Plan) -> Plan:
+    async def settle(self, generation: int) -> Plan:
         """Commit an implicit plan whose blocks are all there.
 
         Raises Incomplete if they are not, Conflict if something newer is there, others if that cannot be said now.
         """
+        plan = await self._transactions.read(plan_of_generation, generation)
+        if plan is None:
+            raise not_open(generation)
+        if plan.if_generation == 0:
+            await self._settle_older(plan)
+        return await self._settle(plan)
+
+    async def _settle_older(self, plan: Plan) -> None:
+        """Commit what a plan that only adds a file would end, if it is complete: then the plan conflicts with it."""
+        older = await self._transactions.read(_older_implicit, plan)
+        await self._settle_one(older)
+
+    async def _settle_one(self, implicit: Sequence[Implicit]) -> Plan | None:
+        """Commit the first of some plans whose blocks are all there, and return it.
+
+        What only adds a file waits until that can be said of all before it; raises FileFlyError if it cannot.
+        """
+        unsure: FileFlyError | None = None
+        for each in implicit:
+            if each.only_adds and unsure is not None:
+                break
+            try:
+                plan = await self._transactions.read(plan_of_generation, each.generation)
+                if plan is not None:
+                    return await self._settle(plan)
+            except (Incomplete, Conflict, QuotaExceeded):
+                continue
+            except FileFlyError as error:
+                unsure = error
+        if unsure is not None:
+            raise unsure
+        return None
+
+    async def _settle(self, plan: Plan) -> Plan:
         commit = Commit(plan.generation, await self._stored(plan, {}), self._now(), only_if_newer=True)
         settled, was_open = await self._transactions.write(_settle_plan, commit, self._trash_due())
         if was_open:
@@ -183,6 +218,10 @@ def _settle_plan(connection: Connection, commit: Commit, due: int) -> tuple[Plan
     if plan is None or plan.committed:
         return commit_plan(connection, commit, due), False
     return commit_open_plan(connection, plan, commit, due), True
+
+
+def _older_implicit(connection: Connection, plan: Plan) -> Sequence[Implicit]:
+    return implicit_in_turn(connection, plan.name, below=plan.generation)
 
 
 def _complete_plan(connection: Connection, completion: Completion, due: int, grant: Grant) -> Plan | Outstanding:

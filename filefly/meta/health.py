@@ -38,6 +38,7 @@ from filefly.wire.times import rfc3339
 T = TypeVar("T")
 
 _LONGEST_PING_SECONDS = 10.0
+_NAMELESS = "does not tell who it is; is it a FileFly data server, of this version, and with this --secret-file?"
 
 
 @define
@@ -135,7 +136,7 @@ class Health:
             self._answered(server, pongs[server])
         for server, identity in identities.items():
             if identity is None:
-                found.refused[server] = "does not tell who it is; is it a FileFly data server, of this version?"
+                found.refused[server] = _NAMELESS
         for server, why in found.refused.items():
             self.seen(server).error, self.seen(server).refused = why, True
         present = [*found.ours, *found.new, *found.moved]
@@ -201,7 +202,7 @@ class Health:
         address = row.address
         found = _identity(await self._cluster.ping_address(address))
         if found is None:
-            raise Conflict(f"{address} does not tell who it is; is it a FileFly data server, of this version?")
+            raise Conflict(f"{address} {_NAMELESS}")
         about = await self._transactions.read(catalog_row)
         if found.catalog_id not in (None, about.catalog_id) and not take_over:
             raise Conflict(

@@ -62,12 +62,13 @@ class Planner:
         """Plan a file, alike and on the same data servers if an upload can be resumed, and return that one's plan too.
 
         The new plan has ids of its own: whoever is still at work on the older one cannot touch its blocks. It ends the
-        older one when it is committed.
+        older one when it is committed, so that must be one that `grant` may go on with.
         """
         check_file_name(request.file_name)
         if request.file_size is None or not request.explicit:
             raise BadRequest("resume goes with file_size and explicit")
-        older = await self._transactions.read(newest_explicit_plan, request.file_name, request.file_size)
+        wanted = (request.file_name, request.file_size, grant.may_go_on)
+        older = await self._transactions.read(newest_explicit_plan, *wanted)
         return await self._plan(request, older, grant), older
 
     async def plan_each(self, files: Sequence[FileToStore], grant: Grant = EVERYTHING) -> list[Plan | FileFlyError]:

@@ -1,9 +1,10 @@
 """Who may do what on the metadata server of a closed cluster.
 
 What a role may do is in ROLES. Beyond that every name that a token's holder uses must begin with the token's prefix, if
-it has one, and who may only add is kept from replacing anything: all plans of such a token ask for generation 0, and it
-may go on with no other plans than its own. `report_replica` is open to all readers whatever their prefix: it tells them
-nothing, and what it costs is bounded (filefly.meta.checking).
+it has one; what FileFly stores for itself, backups of the catalog, is for administrators alone; and who may only add is
+kept from replacing anything: all plans of such a token ask for generation 0, and it may go on with no other plans than
+its own. `report_replica` is open to all readers whatever their prefix: it tells them nothing, and what it costs is
+bounded (filefly.meta.checking).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from filefly.catalog.plans import Plan
 from filefly.daemon.guard import SecretGuard, Session
-from filefly.errors import Conflict, FileFlyError, Forbidden, Unauthorized
+from filefly.errors import Conflict, FileFlyError, Forbidden, QuotaExceeded, Unauthorized
 from filefly.security.tokens import Role, Token
 from filefly.wire import administration as care
 from filefly.wire import batches, messages, security
@@ -54,6 +55,9 @@ ROLES: Mapping[type[Request], Role | None] = {
 }
 """The least role that each request takes; None: anybody may ask. What is not here is for daemons alone."""
 
+OWN_NAMES = ".filefly/"
+"""What the names of files begin with that FileFly stores for itself."""
+
 _NAMES = ("file_name", "new_name", "prefix")
 """The fields of a request that name a file, or begin the names of files."""
 
@@ -78,6 +82,12 @@ class Grant:
         """Raise Forbidden unless a name, or the beginning of one, is under the token's prefix."""
         if self.token is not None and not name.startswith(self.token.prefix):
             raise Forbidden(f"this token is for names that begin with {self.token.prefix!r}")
+        if not self.may_see(name):
+            raise Forbidden(f"{OWN_NAMES} is FileFly's own: it takes a token of the role {Role.ADMIN}")
+
+    def may_see(self, name: str) -> bool:
+        """Whether a file of that name is shown in a listing of names that one may use."""
+        return self.token is None or self.token.role is Role.ADMIN or not name.startswith(OWN_NAMES)
 
     def check_plan(self, plan: Plan) -> None:
         """Raise Forbidden unless one may go on with a plan."""
@@ -106,6 +116,13 @@ class Grant:
         """Return the error that says why a file was not planned: who may only add did not ask for generation 0."""
         return _only_adds() if self.only_adds and isinstance(error, Conflict) else error
 
+    def without_others(self, error: FileFlyError) -> FileFlyError:
+        """Return the error without what it tells of names that do not begin with the token's prefix."""
+        quota = error.prefix if isinstance(error, QuotaExceeded) else None
+        if self.token is None or quota is None or quota.startswith(self.token.prefix):
+            return error
+        return QuotaExceeded("a quota that counts other files as well has no room for this")
+
 
 def _only_adds() -> Forbidden:
     return Forbidden("this token may add files, but not replace one")
@@ -132,9 +149,8 @@ class Rights(SecretGuard):
         if token is None:
             raise Unauthorized('sign in first, by {"command":"auth","token":"..."} or filefly-client --token-file')
         self._check_role(request, token)
-        if token.prefix:
-            for name in _names_of(request):
-                Grant(token).check_name(name)
+        for name in _names_of(request):
+            Grant(token).check_name(name)
 
     def _check_role(self, request: Request, token: Token) -> None:
         needed = ROLES.get(type(request))

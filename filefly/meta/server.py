@@ -10,7 +10,7 @@ from filefly.catalog.undeletion import bring_back
 from filefly.client.decisions import Slice, slices_of
 from filefly.daemon.guard import Session
 from filefly.daemon.payloads import send_base64, send_raw
-from filefly.errors import FileFlyError, Incomplete, NotFound, Unavailable, UnknownCommand
+from filefly.errors import FileFlyError, Incomplete, NotFound, QuotaExceeded, Unavailable, UnknownCommand
 from filefly.meta.access import Access
 from filefly.meta.administration import Administration
 from filefly.meta.checking import Checker
@@ -111,6 +111,14 @@ class MetadataServer:
     async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
         grant = grant_of(session)
+        try:
+            return await self._answer(request, conversation, session, grant)
+        except QuotaExceeded as error:
+            raise grant.without_others(error) from None
+
+    async def _answer(
+        self, request: Request, conversation: Conversation, session: Session, grant: Grant
+    ) -> Reply | None:
         match request:
             case Ping():
                 return Pong()
@@ -161,6 +169,7 @@ class MetadataServer:
         return MetadataReply(await self._told(plan, grant), resumes)
 
     async def _results(self, outcomes: Sequence[Plan | FileFlyError], grant: Grant) -> FileResults:
+        outcomes = [outcome if isinstance(outcome, Plan) else grant.without_others(outcome) for outcome in outcomes]
         plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
         tickets = iter(await self._tickets.for_plans(plans, grant))
         return FileResults(
@@ -221,9 +230,10 @@ class MetadataServer:
     async def _list(self, request: ListFiles, grant: Grant) -> Reply:
         limit = min(request.limit, self._max_page)
         most_blocks = MAX_BLOCKS if request.blocks else None
-        page = await self._transactions.read(
+        all_names = await self._transactions.read(
             list_files, request.prefix, request.delimiter, request.after, limit, most_blocks
         )
+        page = all_names.only(grant.may_see)
         files = page.files if page.blocks is None else await self._with_blocks(page.files, page.blocks, grant)
         return FileList(files, page.prefixes if request.delimiter else None, page.next)
 

@@ -203,7 +203,7 @@ def meta_service(
         running,
         options["trash-grace"],
         options["pending-ttl"],
-        lambda plan: committer.settle(plan),
+        lambda generation: committer.settle(generation),
     )
     checker = Checker(transactions, cluster)
     repairer = Repairer(reactor, transactions, cluster, checker, running, trash.due, options["repair-rate"])

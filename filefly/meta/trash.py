@@ -22,7 +22,7 @@ from filefly.catalog.inventory import save_running_seconds
 from filefly.catalog.planning import touch_plan
 from filefly.catalog.plans import Plan
 from filefly.client.transfer import run_all
-from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, TimedOut, Unavailable, WrongStorage
+from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, QuotaExceeded, TimedOut, Unavailable, WrongStorage
 from filefly.meta.cluster import AT_ONCE, Cluster
 from filefly.meta.health import Health
 from filefly.meta.rounds import Rounds
@@ -56,7 +56,7 @@ class TrashCollector:
         time: RunningTime,
         grace_seconds: int,
         pending_ttl_seconds: int,
-        settle: Callable[[Plan], Coroutine[Any, Any, Plan]],
+        settle: Callable[[int], Coroutine[Any, Any, Plan]],
     ) -> None:
         self._transactions = transactions
         self._cluster = cluster
@@ -98,21 +98,22 @@ class TrashCollector:
         silent_since = now - self._pending_ttl_seconds
         if await self._transactions.read(anything_over, silent_since, now):
             await self._transactions.write(expire_plans, silent_since, self.due())
-            for plan in await self._transactions.read(silent_implicit_plans, silent_since):
-                await self._settle_or_end(plan, retry=silent_since + _RETRY_SECONDS)
+            for generation in await self._transactions.read(silent_implicit_plans, silent_since):
+                await self._settle_or_end(generation, retry=silent_since + _RETRY_SECONDS)
             await self._transactions.write(let_go, now, _BATCH)
         self._resting = {server: until for server, until in self._resting.items() if until > now}
         self._refused = {key: until for key, until in self._refused.items() if until > now}
         await run_all((partial(self._delete_due, server, now) for server in up), len(up))
 
-    async def _settle_or_end(self, plan: Plan, retry: int) -> None:
+    async def _settle_or_end(self, generation: int, retry: int) -> None:
         try:
-            await self._settle(plan)
-        except (Incomplete, Conflict):
-            await self._transactions.write(end_open_plan, plan.generation, self.due())
+            await self._settle(generation)
+        except (Incomplete, Conflict, QuotaExceeded):
+            await self._transactions.write(end_open_plan, generation, self.due())
         except FileFlyError as error:
-            self.log.info("cannot say yet whether {name} is complete: {error}", name=plan.name, error=error)
-            await self._transactions.write(touch_plan, plan.generation, retry)
+            told = "cannot say yet whether plan {generation} is complete: {error}"
+            self.log.info(told, generation=generation, error=error)
+            await self._transactions.write(touch_plan, generation, retry)
 
     async def _delete_due(self, server: int, now: int) -> None:
         if server in self._resting:

@@ -17,6 +17,7 @@ from pathlib import Path
 from attrs import define, field, frozen
 
 from filefly.errors import FileFlyError
+from filefly.private import why_not_private
 
 KEY_BYTES = 32
 MOST_KEYS = 2
@@ -100,7 +101,7 @@ def rotate_secret(path: Path) -> Keyring:
 
     Where there are two keys already, the older one may still be what somebody has: it has to be retired first.
     """
-    keys = read_secret(path).keys
+    keys = _read(path, anyones=True).keys
     if len(keys) == MOST_KEYS:
         raise SecretUnusable(
             f"{path} has two keys already; once all daemons have read it, and what the older key signed is not used any"
@@ -111,7 +112,7 @@ def rotate_secret(path: Path) -> Keyring:
 
 def retire_keys(path: Path) -> Keyring:
     """Leave only the key that signs in the file; what an older one signed is void. Raises SecretUnusable."""
-    return _replace(path, Keyring([read_secret(path).signing]))
+    return _replace(path, Keyring([_read(path, anyones=True).signing]))
 
 
 def _replace(path: Path, keyring: Keyring) -> Keyring:
@@ -159,10 +160,15 @@ def _sync_folder(path: Path) -> None:
 
 
 def read_secret(path: Path) -> Keyring:
-    """Return the keys in the file; raises SecretUnusable with a sentence, also if others than its owner can read it."""
+    """Return the keys in the file; raises SecretUnusable with a sentence, also if it is not this user's alone."""
+    return _read(path)
+
+
+def _read(path: Path, anyones: bool = False) -> Keyring:
+    """Read it, also if it is another user's alone: whose it is it stays when its keys are changed."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            _check_file(path, os.fstat(file.fileno()))
+            _check_file(path, os.fstat(file.fileno()), anyones)
             text = file.read(_MOST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise SecretUnusable(f"there is no {path}; make it with: filefly-client secret new {path}") from None
@@ -175,12 +181,11 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would be waited for
 
 
-def _check_file(path: Path, found: os.stat_result) -> None:
+def _check_file(path: Path, found: os.stat_result, anyones: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise SecretUnusable(f"{path} is no file")
-    if found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        raise SecretUnusable(f"{path} is open to others than its owner (mode {mode:04o}); run: chmod 600 {path}")
+    if sentence := why_not_private(path, found, anyones):
+        raise SecretUnusable(sentence)
 
 
 def _parse(path: Path, text: bytes) -> Keyring:

@@ -67,6 +67,12 @@ def is_ip(host: str) -> bool:
     return isIPAddress(host) or isIPv6Address(host)
 
 
+def has_one_address(transport: Any) -> bool:
+    """Whether both ends of a TCP connection have the same address, as on one machine."""
+    here, there = (getattr(end, "host", None) for end in (transport.getHost(), transport.getPeer()))
+    return here is not None and here == there
+
+
 def resolve(text: str, known_host: str) -> str:
     """Return an address that can be dialled: `:PORT` is completed with `known_host`."""
     address = parse_host_port(text)

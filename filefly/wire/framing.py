@@ -11,6 +11,7 @@ States: receiving lines or a payload; input ended (half-closed) or not; lost or 
 Peer:   `standing` says what only the peer can do now, and whether it does
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -52,18 +53,20 @@ class Conversation(LineReceiver):
         self,
         clock: Any,
         max_line: int = DEFAULT_MAX_LINE,
-        budget: LineBudget | None = None,
+        budget: Callable[[], LineBudget] | None = None,
         unsent: UnsentReplies | None = None,
     ) -> None:
         """`clock` is an IReactorTime; a line of more than `max_line` bytes ends the conversation.
 
-        Of a long line no more is read than has room in `budget`; who gets the line gives that back.
+        Of a long line no more is read than has room in the budget that `budget` returns when there is one, or it raises
+        TooLarge; who gets the line gives the room back.
         """
         self._clock = clock
-        self._budget = budget
+        self._budget_of_line = budget
+        self._budget: LineBudget | None = None  # in which room is taken, or waited for
         self._line_room = LONG_LINE_BYTES  # how much of a line may be read
-        self.has_room = False
-        """Whether room in the budget is taken, or waited for."""
+        self.long_lines = 0
+        """How many lines have had room in a budget, and have given it back."""
         self._output = Output(self, unsent)
         self._input = Input(max_line)
         self._most_unseen = min(LONG_LINE_BYTES, max_line)
@@ -179,24 +182,25 @@ class Conversation(LineReceiver):
             return
         try:
             line = self._input.take_line(self.input_ended)
+            if line is None and not self.input_ended:
+                self._take_room()
+                return
         except TooLarge as error:
             self._discarding = True
             self._deliver(Failure(error))
         else:
             if line is not None:
                 self.lineReceived(line)
-            elif self.input_ended:
+            else:
                 self._deliver(None)
-            elif self._budget is not None:
-                self._take_room(self._budget)
 
-    def _take_room(self, budget: LineBudget) -> None:
-        """Read on once there is room for more of a long line."""
-        if self._input.kept > self._line_room:
-            self.has_room = True
-            self._pause_transport()
+    def _take_room(self) -> None:
+        """Read on once there is room for more of a long line; raises TooLarge if there is none for such lines."""
+        if self._input.kept > self._line_room and self._budget_of_line is not None:
             step = self._input.kept // STEP_BYTES * STEP_BYTES + STEP_BYTES
-            budget.hold(self, LINE_FACTOR * step).addCallbacks(lambda _: self._have_room(step), _given_up)
+            room = self.room_for(step)
+            self._pause_transport()  # goes on at once if there is room
+            room.addCallbacks(lambda _: self._have_room(step), _given_up)
         elif self._input.kept <= LONG_LINE_BYTES:
             self.give_room_back()  # what was long was blank
 
@@ -205,16 +209,25 @@ class Conversation(LineReceiver):
         self._resume_transport()
 
     def room_for(self, size: int) -> Deferred[None]:
-        """Fire once there is room for what is made of a line of `size` bytes, too."""
-        self.has_room = True
-        return succeed(None) if self._budget is None else self._budget.hold(self, LINE_FACTOR * size)
+        """Fire once there is room for what is made of a line of `size` bytes, too; raises TooLarge."""
+        if self._budget_of_line is None:
+            return succeed(None)
+        if self._budget is None:
+            self._budget = self._budget_of_line()
+        return self._budget.hold(self, LINE_FACTOR * size)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether room in a budget is taken, or waited for."""
+        return self._budget is not None
 
     def give_room_back(self) -> None:
         """Give back the room that a line had, if it was long, and what was made of it."""
-        if self._budget is not None and self.has_room:
-            self.has_room = False
+        budget, self._budget = self._budget, None
+        if budget is not None:
             self._line_room = LONG_LINE_BYTES
-            self._budget.give_back(self)
+            self.long_lines += 1
+            budget.give_back(self)
 
     def _deliver(self, result: Line | Failure | None) -> None:
         waiting, self._waiting = self._waiting, None

@@ -240,7 +240,8 @@ class Pong(Reply, frozen=True, tag="ok"):
     """The answer to `ping`; only data servers say `pong`, and who they are if they are asked.
 
     `generation` is the highest one that their catalog has told them; below `reserve_bytes` free they store nothing.
-    `local_socket` is the abstract Unix socket, without its NUL, on which they hand out open files.
+    `local_socket` is the abstract Unix socket, without its NUL, on which they hand out open files, and `local_uid` the
+    user who listens there.
     """
 
     pong: bool | None = None
@@ -251,6 +252,7 @@ class Pong(Reply, frozen=True, tag="ok"):
     total_bytes: Number | None = None
     reserve_bytes: Number | None = None
     local_socket: str | None = None
+    local_uid: Number | None = None
 
 
 class MetadataReply(Reply, frozen=True, tag="ok"):

@@ -14,7 +14,7 @@ from filefly.catalog.endings import due_trash, forget_trash, let_go
 from filefly.catalog.inventory import take_data_servers
 from filefly.catalog.listing import list_files
 from filefly.catalog.planning import NewPlan, plan_file
-from filefly.catalog.plans import Plan
+from filefly.catalog.plans import Plan, open_generations, plan_of_generation
 from filefly.catalog.schema import DELETED, plans, repairs, trash
 from filefly.meta.placement import cut
 
@@ -109,6 +109,12 @@ def trashed(connection: Connection) -> list[tuple[str, int]]:
     """Return the replicas that are trash."""
     rows = connection.execute(select(trash.c.block_id, trash.c.server).order_by(trash.c.key))
     return [(block_id, server) for block_id, server in rows]
+
+
+def open_plans(connection: Connection, name: str) -> list[Plan]:
+    """Return the open plans of `name`, the newest first."""
+    found = (plan_of_generation(connection, generation) for generation in open_generations(connection, name))
+    return sorted((each for each in found if each is not None), key=lambda each: -each.generation)
 
 
 def ended(connection: Connection) -> list[int]:

@@ -21,11 +21,11 @@ from filefly.catalog.endings import (
     undelete_file,
 )
 from filefly.catalog.planning import newest_explicit_plan, replace_replica, touch_plan
-from filefly.catalog.plans import Plan, committed_plan, open_plans
+from filefly.catalog.plans import Plan, committed_plan
 from filefly.catalog.quotas import set_quota
 from filefly.catalog.schema import blocks, quotas, replicas, trash
 from filefly.errors import Conflict, NotFound, Unavailable
-from tests.catalog.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, page_of, plan, seen
+from tests.catalog.catalogs import MODIFIED, SUM, done, ended, listed, open_catalog, open_plans, page_of, plan, seen
 
 NAMES = st.sampled_from(["a", "a/b", "a-0", "x" * 250])
 PREFIXES = st.sampled_from(["", "a", "a/", "x"])
@@ -113,7 +113,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self, name: str, size: int, servers: tuple[int, ...], explicit: bool, if_generation: str | None, resume: bool
     ) -> None:
         wanted = {None: None, "right": self.generation_of(name), "wrong": self.newest + 1}[if_generation]
-        found = seen(self.database, newest_explicit_plan, name, size)
+        found = seen(self.database, newest_explicit_plan, name, size, lambda _plan: True)
         alike = [
             generation
             for generation, each in self.open.items()
@@ -264,9 +264,9 @@ class CatalogMachine(RuleBasedStateMachine):
         since = self.now - TIME_TO_LIVE
         implicit = seen(self.database, silent_implicit_plans, since)
         over = {generation for generation, each in self.open.items() if each.touched <= since}
-        silent = sorted(over - {plan.generation for plan in implicit})
-        assert over == {*silent, *(plan.generation for plan in implicit)}
-        assert not any(plan.explicit for plan in implicit)
+        silent = sorted(over - {*implicit})
+        assert over == {*silent, *implicit}
+        assert not any(self.open[generation].planned.explicit for generation in implicit)
         assert len(silent) == done(self.database, expire_plans, since, self.due)
         for generation in silent:
             self.end_upload(generation)

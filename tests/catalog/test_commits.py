@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from filefly.catalog.commits import StoredReplicas
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, rename_file
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import committed_plan
 from filefly.catalog.replicas import forget_replicas
 from filefly.errors import Conflict, FileFlyError, Incomplete
 from tests.catalog.catalogs import (
@@ -21,6 +21,7 @@ from tests.catalog.catalogs import (
     ids_of,
     let_all_go,
     noted,
+    open_plans,
     opened,
     plan,
     seen,

@@ -3,15 +3,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from sqlalchemy import Connection
 
+from filefly.catalog import plans as catalog_of_plans
 from filefly.catalog.commits import StoredReplicas
-from filefly.catalog.completion import Completion, Outstanding, complete_plan
+from filefly.catalog.completion import Completion, Known, Outstanding, complete_plan, known
 from filefly.catalog.database import Database
-from filefly.catalog.endings import delete_file
-from filefly.catalog.plans import Plan, committed_plan, open_plans
+from filefly.catalog.endings import delete_file, rename_file
+from filefly.catalog.planning import newest_explicit_plan
+from filefly.catalog.plans import Plan, PlanBlock, blocks_of_plan, committed_plan
 from filefly.errors import BadRequest, Conflict, Corrupt, FileFlyError, NotFound
 from filefly.wire.messages import Replica, StoredBlock
-from tests.catalog.catalogs import DUE, MODIFIED, SUM, done, found_on, ids_of, noted, opened, plan, seen, store, trashed
+from tests.catalog.catalogs import (
+    DUE,
+    MODIFIED,
+    SUM,
+    done,
+    found_on,
+    ids_of,
+    noted,
+    open_plans,
+    opened,
+    plan,
+    seen,
+    store,
+    trashed,
+)
 
 TOLD = {1: "one:1", 2: "two:1", 3: "", 4: "far:1"}
 """What clients are told of the data servers; the third is seen nowhere."""
@@ -53,6 +71,41 @@ def test_a_plan_is_named_by_its_blocks(database: Database) -> None:
     first, _second = plan(database, "a"), plan(database, "a")
     complete(database, reports(first), name="a", ids=ids_of(first)[:1])
     assert first.generation == seen(database, committed_plan, "a").generation
+
+
+def test_blocks_of_a_renamed_file_are_those_of_its_plan(database: Database) -> None:
+    """Their ids begin with the name that it had; those of an upload of its new name are others."""
+    committed = store(database, "a")
+    done(database, rename_file, "a", "b", DUE)
+    upload = plan(database, "b")
+    assert replace(committed, name="b") == complete(database, name="b", ids=ids_of(committed))
+    complete(database, reports(upload), name="b", ids=ids_of(upload))
+    assert upload.generation == seen(database, committed_plan, "b").generation
+
+
+def test_blocks_of_different_plans_mean_none(database: Database) -> None:
+    """Nor do those of another name, of a plan that is over, or what is no block's id."""
+    first, second, other = plan(database, "a"), plan(database, "a"), plan(database, "b")
+    for ids in ([ids_of(first)[0], ids_of(second)[1]], ids_of(other), ["a-0.99"], ["a-2"], ["a"], ["a-0.2", "a"]):
+        over = "no open plan has these blocks: it was ended, replaced or deleted"
+        refused(database, Conflict, over, name="a", ids=ids)
+
+
+def test_of_many_plans_of_a_name_one_is_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks they have: only those of the plan that is meant are read."""
+    planned = [plan(database, "a", 7 * 100) for _ in range(20)]
+    read: list[int] = []
+
+    def blocks_read(connection: Connection, generation: int) -> Sequence[PlanBlock]:
+        read.append(generation)
+        return blocks_of_plan(connection, generation)
+
+    monkeypatch.setattr(catalog_of_plans, "blocks_of_plan", blocks_read)
+    complete(database, name="a", ids=ids_of(planned[7])[:1])
+    refused(database, Conflict, "20 plans of this file are open; name one by its generation", name="a")
+    assert Known(None, []) == seen(database, known, "a")
+    assert planned[-1] == seen(database, newest_explicit_plan, "a", 700, lambda _plan: True)
+    assert [planned[7].generation, planned[-1].generation] == read
 
 
 def test_the_only_open_plan_of_a_name_is_meant(database: Database) -> None:
@@ -121,7 +174,7 @@ def test_what_is_not_believed_is_outstanding(database: Database, second: StoredB
     """The plan stays open; what is believed of its blocks need not be looked at."""
     planned = plan(database, "a")
     outcome = complete(database, [report("a-0", "one:1"), *([second] if second else [])], name="a")
-    assert Outstanding(planned, {0: found_on(1)}) == outcome
+    assert Outstanding(planned, {0: found_on(1)}, only_adds=False) == outcome
     assert [planned] == seen(database, open_plans, "a")
 
 

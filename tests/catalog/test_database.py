@@ -16,7 +16,7 @@ from filefly.catalog.database import Change, Database, open_database
 from filefly.catalog.endings import delete_file, let_go, undelete_file
 from filefly.catalog.inventory import catalog_row, data_server_rows, save_running_seconds
 from filefly.catalog.planning import plan_file
-from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation
+from filefly.catalog.plans import committed_plan, plan_of_generation
 from filefly.catalog.schema import CatalogUnusable, catalog, data_servers, newest_version, plans
 from filefly.errors import Conflict, DiskFull, Internal, NotFound
 from tests.catalog.catalogs import (
@@ -25,6 +25,7 @@ from tests.catalog.catalogs import (
     done,
     new_plan,
     open_catalog,
+    open_plans,
     opened,
     plan,
     seen,
@@ -255,6 +256,17 @@ def test_a_catalog_in_use_is_refused(tmp_path: Path) -> None:
     assert f"{tmp_path / 'catalog.sqlite'} is in use by another metadata server; stop that one first" == str(
         caught.value
     )
+
+
+def test_a_catalog_is_not_made_through_a_link(tmp_path: Path) -> None:
+    """That somebody has put there; one that leads to a catalog is followed."""
+    path, elsewhere = tmp_path / "catalog.sqlite", tmp_path / "elsewhere"
+    path.symlink_to(elsewhere)
+    with pytest.raises(CatalogUnusable, match=r"catalog\.sqlite is a link that leads nowhere; remove it"):
+        open_database(f"sqlite:///{path}", lambda: "x")
+    assert not elsewhere.exists()
+    open_database(f"sqlite:///{elsewhere}", lambda: "x").close()
+    open_database(f"sqlite:///{path}", lambda: "x").close()
 
 
 def test_closing_connections_keeps_the_lock(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from filefly.catalog.endings import (
     forget_trash,
     let_go,
     rename_file,
+    silent_implicit_plans,
     undelete_file,
 )
 from filefly.catalog.planning import touch_plan
-from filefly.catalog.plans import committed_plan, open_plans, plan_of_generation
+from filefly.catalog.plans import committed_plan, plan_of_generation
 from filefly.catalog.schema import blocks, plans, repairs, replicas
 from filefly.catalog.undeletion import bring_back
 from filefly.errors import Conflict, NotFound
@@ -29,6 +30,7 @@ from tests.catalog.catalogs import (
     ids_of,
     let_all_go,
     noted,
+    open_plans,
     opened,
     plan,
     seen,
@@ -224,6 +226,15 @@ def test_a_silent_plan_expires(database: Database) -> None:
     assert [silent.generation] == seen(database, ended)
     with pytest.raises(Conflict):
         commit(database, silent)
+
+
+def test_silent_implicit_plans_come_in_the_order_in_which_they_were_made(database: Database) -> None:
+    """Whenever their clients fell silent; explicit ones are not among them, nor those that are alive."""
+    first = plan(database, "a", explicit=False, touched=50)
+    second = plan(database, "a", explicit=False, touched=49)
+    plan(database, "a", explicit=False, touched=51)
+    plan(database, "a", touched=50)
+    assert [first.generation, second.generation] == seen(database, silent_implicit_plans, 50)
 
 
 def test_a_sign_of_life_keeps_a_plan(database: Database) -> None:

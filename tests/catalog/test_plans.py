@@ -4,14 +4,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from filefly.catalog.commits import StoredReplicas
+from filefly.catalog.commits import StoredReplicas, end_open_plan
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, rename_file
-from filefly.catalog.planning import plan_file, short_ids_free
-from filefly.catalog.plans import Plan, committed_plan, open_plans, plan_of_generation
-from filefly.errors import Conflict, NotFound
+from filefly.catalog.planning import MAX_IMPLICIT_PLANS, plan_file, short_ids_free
+from filefly.catalog.plans import Plan, committed_plan, plan_of_generation
+from filefly.errors import Busy, Conflict, NotFound
 from tests.catalog.catalogs import (
     DUE,
     SUM,
@@ -21,6 +22,7 @@ from tests.catalog.catalogs import (
     ids_of,
     let_all_go,
     new_plan,
+    open_plans,
     opened,
     plan,
     seen,
@@ -71,6 +73,23 @@ def test_checksums_of_given_data_are_kept(database: Database) -> None:
 def test_an_empty_file_has_no_blocks(database: Database) -> None:
     """It is planned and committed like any other."""
     assert ((), "committed") == ((committed := store(database, "a", 0)).blocks, committed.state)
+
+
+def test_a_plan_may_be_had_without_its_blocks(database: Database) -> None:
+    """They may be thousands."""
+    planned = plan(database, "a")
+    assert replace(planned, blocks=()) == seen(database, plan_of_generation, planned.generation, False)
+
+
+def test_so_many_implicit_plans_of_a_name_are_open_and_no_more(database: Database) -> None:
+    """Others are not counted: explicit ones, those that are over, those of another name."""
+    planned = [plan(database, "a", explicit=False) for _ in range(MAX_IMPLICIT_PLANS)]
+    with pytest.raises(Busy, match=r"^100 plans of this file are open; complete one of them,"):
+        plan(database, "a", explicit=False)
+    plan(database, "b", explicit=False)
+    plan(database, "a")
+    done(database, end_open_plan, planned[0].generation, DUE)
+    plan(database, "a", explicit=False)
 
 
 def test_open_plans_are_listed_newest_first(database: Database) -> None:

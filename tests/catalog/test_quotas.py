@@ -145,6 +145,66 @@ def test_a_replacement_takes_what_it_has_more(catalog: Database) -> None:
     assert (20, 1) == used(catalog)
 
 
+@pytest.mark.parametrize("size", [10, 0])
+def test_one_replacement_at_a_time_is_over_the_quota(catalog: Database, size: int) -> None:
+    """Until it is committed it is on the disks beside what it replaces; one that is over makes room for the next."""
+    store(catalog, "d/a", size)
+    store(catalog, "d/b", size)
+    limit(catalog, max_bytes=2 * size, max_files=2)
+    first = plan(catalog, "d/a", size)
+    for name in ("d/a", "d/b"):
+        assert refused(plan, catalog, name, size).endswith("this fits in only once what is planned is over")
+    done(catalog, rename_file, "d/a", "d/c", DUE)
+    refused(plan, catalog, "d/c", size)
+    done(catalog, end_open_plan, first.generation, DUE)
+    store(catalog, "d/c", size)
+    store(catalog, "d/b", size)
+    assert (2 * size, 2) == used(catalog)
+
+
+def test_replacements_are_planned_beside_each_other_where_there_is_room(catalog: Database) -> None:
+    """As others are."""
+    for name in ("d/a", "d/b"):
+        store(catalog, name, 10)
+    limit(catalog, max_bytes=30)
+    first, second = plan(catalog, "d/a", 10), plan(catalog, "d/b", 10)
+    refused(plan, catalog, "d/a", 10)
+    commit(catalog, first)
+    commit(catalog, second)
+    assert (20, 2) == used(catalog)
+
+
+def test_an_upload_that_is_resumed_again_needs_room(catalog: Database) -> None:
+    """All that were made before it are still on the disks: its commit ends the one that it resumes."""
+    limit(catalog, max_bytes=20)
+    first = plan(catalog, "d/a", 15)
+    second = plan(catalog, "d/a", 15, resumes=first.generation)
+    refused(plan, catalog, "d/a", 15, resumes=second.generation)
+    done(catalog, end_open_plan, first.generation, DUE)
+    plan(catalog, "d/a", 15, resumes=second.generation)
+
+
+def test_an_upload_that_was_committed_before_it_was_resumed_frees_its_room_once(catalog: Database) -> None:
+    """It is what is replaced."""
+    limit(catalog, max_bytes=20)
+    first = store(catalog, "d/a", 10)
+    plan(catalog, "d/b", 10)
+    refused(plan, catalog, "d/a", 20, resumes=first.generation)
+
+
+def test_what_comes_by_another_way_leaves_room_for_what_is_planned(catalog: Database) -> None:
+    """Room that is reserved is not given to a file that is renamed or brought back."""
+    store(catalog, "e", 10)
+    store(catalog, "d/a", 10)
+    done(catalog, delete_file, "d/a", DUE)
+    limit(catalog, max_bytes=15)
+    planned = plan(catalog, "d/b", 10)
+    sentence = "the quota of files below 'd/' is 15 bytes: 0 are used and 10 planned, and this takes 10 more"
+    assert sentence == refused(done, catalog, rename_file, "e", "d/e", DUE)
+    assert sentence == refused(done, catalog, undelete_file, "d/a")
+    commit(catalog, planned)
+
+
 def test_a_resumed_upload_takes_its_room_once(catalog: Database) -> None:
     """It ends the plan that it resumes."""
     limit(catalog, max_bytes=20)

@@ -18,10 +18,10 @@ from filefly.catalog.inventory import (
     highest_generation,
     identify,
 )
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import committed_plan
 from filefly.catalog.schema import CatalogUnusable, catalog, newest_version, plans
 from filefly.errors import NotFound
-from tests.catalog.catalogs import commit, done, listed, opened, plan, seen, store, trashed, url_of
+from tests.catalog.catalogs import commit, done, listed, open_plans, opened, plan, seen, store, trashed, url_of
 
 VERSION_1 = Path(__file__).with_name("catalog_version_1.sql")
 

@@ -16,9 +16,9 @@ from filefly.catalog.inventory import (
     take_data_servers,
 )
 from filefly.catalog.planning import replace_replica
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import committed_plan
 from filefly.errors import NotFound
-from tests.catalog.catalogs import DUE, commit, done, noted, opened, plan, seen, store, trashed
+from tests.catalog.catalogs import DUE, commit, done, noted, open_plans, opened, plan, seen, store, trashed
 
 LISTED = {"a:1": "far-a:1", "b:1": "far-b:1"}
 

@@ -69,6 +69,17 @@ def test_a_token_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> 
     assert str(caught.value).endswith(f"run: chmod 600 {path}")
 
 
+def test_a_token_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can change it could have files stored where they can be read."""
+    path = kept(tmp_path / "token", "secret-thing")
+    owner = os.stat(path).st_uid
+    os.chown(path, 12345, -1) if owner == 0 else monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(
+        FileFlyError, match=rf"^{path} is another user's \(\d+\); run this as that user, or: chown \d+ "
+    ):
+        given_token(path)
+
+
 @pytest.mark.parametrize("text", ["", "\n", "secret-thing secret-thing", "secret-thing" * 1000])
 def test_what_cannot_be_a_token_is_told_and_not_repeated(tmp_path: Path, text: str) -> None:
     """It may be another secret."""

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import define
 
 from filefly.client.transfer import BlockTransfer
+from filefly.data.local import name_of_local_socket
 from filefly.units import Chunks
 from filefly.wire.messages import Block, Replica
 from tests.client.clusters import pooling
@@ -56,7 +57,7 @@ class Fetching:
     @property
     def name(self) -> bytes:
         """The data server's local socket."""
-        return f"filefly-{self.node.identity['storage_id']}".encode()
+        return name_of_local_socket(self.node.identity["storage_id"]).encode()
 
     async def fetch(self, *nodes: DataNode | Proxy, block_id: str = "a-0") -> bytes:
         """Fetch a block, by default from the proxy alone."""

@@ -37,7 +37,7 @@ class Telling(ScriptedData):
 
     async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
         await super().answer(request, conversation, session)
-        return Pong(pong=True, local_socket=self.name)
+        return Pong(pong=True, local_socket=self.name, local_uid=1000)
 
 
 @asynccontextmanager
@@ -59,7 +59,8 @@ async def test_all_who_wait_for_a_data_server_have_one_answer(reactor: Any) -> N
     """Many blocks are begun at once; the question is asked once."""
     async with telling(reactor) as (server, local_reads):
         asking = [Deferred.fromCoroutine(local_reads.socket_of(server.address)) for _ in range(5)]
-        assert [f"unix:\0{server.name}:timeout=5"] * 5 == await gatherResults(asking)
+        told = [(found.endpoint, found.uid) for found in await gatherResults(asking) if found is not None]
+        assert [(f"unix:\0{server.name}:timeout=5", 1000)] * 5 == told
         assert 1 == len(server.of(Ping))
 
 
@@ -152,14 +153,40 @@ async def test_a_data_server_that_restarts_is_read_from_again(reactor: Any, tmp_
         assert DATA == await here.fetch()
 
 
+@pytest.mark.parametrize("uid", [b"4294967294", b"9007199254740991", b"null"])
+@on_reactor
+async def test_nothing_is_asked_of_another_users_socket(reactor: Any, tmp_path: Path, uid: bytes) -> None:
+    """It would be shown a ticket; the system says who listens, and the data server who that should be."""
+    async with fetching(reactor, tmp_path) as here, squatting(reactor, ok()) as squatter:
+        ours = b'"%b","local_uid":%d' % (here.name, os.geteuid())
+        here.proxy.always = replace(ours, b'"%b","local_uid":%b' % (squatter.name.encode(), uid))
+        for _ in range(2):
+            assert DATA == await here.fetch()
+        assert (0, []) == (squatter.asked, here.reported)
+
+
+@on_reactor
+async def test_a_name_is_forgotten_with_the_connection_that_told_it(reactor: Any, tmp_path: Path) -> None:
+    """The data server was restarted, and another program was quicker to take the name."""
+    async with fetching(reactor, tmp_path) as here:
+        assert DATA == await here.fetch()
+        await here.node.stop()
+        async with squatting(reactor, ok(), name=here.name.decode()) as squatter:
+            here.node.local_reads = False
+            here.node.start()
+            here.proxy.always = lambda data, _at: data
+            assert DATA == await here.fetch()
+            assert (0, []) == (squatter.asked, here.reported)
+
+
 @define(eq=False)
 class Squatter:
     """Has a local socket's name, and answers whatever it is asked with the same words, and perhaps open files."""
 
     reactor: Any
     words: bytes | None
-    files: list[int] = field(factory=list)
-    name: str = field(factory=lambda: f"filefly-{uuid4().hex}")
+    files: list[int]
+    name: str
     asked: int = 0
     open: list[Any] = field(factory=list)
 
@@ -185,9 +212,9 @@ class _Squatting(Protocol):
 
 
 @asynccontextmanager
-async def squatting(reactor: Any, words: bytes | None, *files: int) -> AsyncIterator[Squatter]:
-    """Run one until the end of the block."""
-    squatter = Squatter(reactor, words, list(files))
+async def squatting(reactor: Any, words: bytes | None, *files: int, name: str | None = None) -> AsyncIterator[Squatter]:
+    """Run one until the end of the block, by default with a name of its own."""
+    squatter = Squatter(reactor, words, list(files), name or f"filefly-{uuid4().hex}")
 
     def squat() -> _Squatting:
         protocol = _Squatting()

@@ -10,7 +10,7 @@ from zope.interface import implementer
 from filefly.daemon.audit import CHANGES, READS, Audit, Audited
 from filefly.daemon.guard import Session
 from filefly.data.server import DataServer
-from filefly.errors import Busy, Forbidden, NotFound, Unauthorized, WrongStorage
+from filefly.errors import BadRequest, Busy, Forbidden, NotFound, Unauthorized, WrongStorage
 from filefly.meta.server import MetadataServer
 from filefly.security.keys import Keyring
 from filefly.security.tickets import Right, Ticket, issue_ticket
@@ -35,6 +35,7 @@ from filefly.wire.messages import (
     GetMetadata,
     Metadata,
     MetadataReply,
+    Ping,
     RenameFile,
     Reply,
     Request,
@@ -257,6 +258,34 @@ def test_refusals_cannot_fill_a_disk() -> None:
     told.audit.note(Retrieve("a-0"), Session(HOST), Unauthorized())
     assert {"command": "any", "count": 950, "result": "refused"} == dict(told.events[0]["audit"])
     assert 2 == len(told.events)
+
+
+STRANGERS: dict[str, tuple[Request, Reply | Exception]] = {
+    "a storage that is another": (Delete("a-0"), WrongStorage("no")),
+    "half of a proof": (Prove(), BadRequest("no")),
+    "a sign-in that is one too many": (Auth("x"), Busy("no")),
+    "a batch of refusals": (
+        StoreBlocks(1, [BlockToStore("a-0", 1, ticket="x")]),
+        BlockResults([BlockResult(code="unauthorized", error="no")]),
+    ),
+    "a ping": (Ping(), Reply()),
+}
+
+
+@pytest.mark.parametrize(("request_", "outcome"), STRANGERS.values(), ids=STRANGERS)
+def test_strangers_cannot_fill_a_disk(request_: Request, outcome: Reply | Exception) -> None:
+    """Whatever comes of what they ask for; who has shown something is told of, and so is anyone in an open cluster."""
+    with_ticket = Session(HOST, ticket_expires=900)
+    for closed, session, most in (
+        (True, Session(HOST), 50),
+        (True, with_ticket, 100),
+        (True, Session(HOST, HELD), 100),
+        (False, Session(HOST), 100),
+    ):
+        told = Told(closed, Audited.ALL)
+        for _ in range(100):
+            told.audit.note(request_, session, outcome)
+        assert most == len(told.events)
 
 
 # Batches

@@ -1,9 +1,9 @@
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from filefly.daemon import failures as module
-from filefly.daemon.failures import FORGOTTEN_SECONDS, LONGEST_DELAY_SECONDS, Failures
+from filefly.daemon.failures import FORGOTTEN_SECONDS, LONGEST_DELAY_SECONDS, Failures, TooManyWait
 from filefly.errors import Busy
 from tests.peer import now
 
@@ -97,12 +97,26 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 == seconds_of(clock, failures, "192.0.2.2")
 
 
-def test_few_answers_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever does not wait for them, but comes again and again, takes no more memory; one more hears at once."""
-    monkeypatch.setattr(module, "_MOST_WAITING", 2)
+@pytest.mark.parametrize(("limit", "other"), [("_MOST_WAITING", "192.0.2.2"), ("_MOST_WAITING_OF_ONE", HOST)])
+def test_few_answers_wait_at_once(monkeypatch: pytest.MonkeyPatch, limit: str, other: str) -> None:
+    """In all, and of one address: whoever does not wait, but comes again and again, takes no more memory."""
+    monkeypatch.setattr(module, limit, 2)
     clock = Clock()
-    failures = Failures(clock, free=1)
-    noted = [Deferred.fromCoroutine(failures.note(HOST)) for _ in range(4)]
-    assert [True, False, False, True] == [each.called for each in noted]
+    failures = Failures(clock, free=0)
+    waiting = [Deferred.fromCoroutine(failures.note(HOST)) for _ in range(2)]
+    for _ in range(3):
+        with pytest.raises(TooManyWait, match=r"^too many wrong tokens or proofs wait for their answers; try again"):
+            now(Deferred.fromCoroutine(failures.note(other)))
     clock.advance(LONGEST_DELAY_SECONDS)
-    assert 2 == seconds_of(clock, failures)
+    assert [True, True] == [each.called for each in waiting]
+    assert 0 < seconds_of(clock, failures, other)
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    """An answer that is not waited for any more leaves its place to another."""
+    clock = Clock()
+    failures = Failures(clock, free=0)
+    waiting = Deferred.fromCoroutine(failures.note(HOST))
+    waiting.addErrback(lambda failure: failure.trap(CancelledError))
+    waiting.cancel()
+    assert not failures._waiting

@@ -144,6 +144,28 @@ def test_a_token_goes_with_its_key(door: Door) -> None:
     assert TOKEN == door.guard.token_of(door.session)
 
 
+def test_who_is_known_is_known_as_long_as_it_holds(door: Door) -> None:
+    """A token until it is revoked or ends, a proof until its key is retired, a ticket until it ends."""
+    assert not door.guard.knows(door.session)
+    door.sign_in(signed())
+    assert door.guard.knows(door.session)
+    door.revoked.add(TOKEN.id)
+    assert not door.guard.knows(door.session)
+    door.session.is_now(OLD, None)
+    assert door.guard.knows(door.session)
+    door.secret.keyring = Keyring([KEY])
+    assert not door.guard.knows(door.session)
+    door.session.ticket_expires = 900
+    assert door.guard.knows(door.session)
+    door.clock.advance(900)
+    assert not door.guard.knows(door.session)
+
+
+def test_an_open_guard_knows_everybody() -> None:
+    """Nobody can sign in there."""
+    assert OpenGuard().knows(Session("192.0.2.1"))
+
+
 @pytest.mark.parametrize("key", [KEY, OLD])
 def test_both_sides_prove_that_they_have_the_secret(door: Door, key: Key) -> None:
     """The answering one first."""

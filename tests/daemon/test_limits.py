@@ -84,6 +84,16 @@ def test_who_is_refused_is_not_counted() -> None:
     assert {"a": 1} == limits._open
 
 
+def test_one_customer_does_not_get_all_connections_by_ipv6(factory: ServerFactory) -> None:
+    """Who has one address has all that begin with the same 64 bits; each connection is given back once."""
+    peers = [connect(factory, host) for host in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1")]
+    assert b"2001:db8::3 has its limit of 2 connections" in answer_to_ping(peers[2])
+    assert [PONG, PONG, PONG] == [answer_to_ping(peer) for peer in (*peers[:2], peers[3])]
+    for peer in peers:
+        peer.hang_up()
+    assert (0, {}) == (factory.limits._total, factory.limits._open)
+
+
 def test_connections_over_a_unix_socket_share_one_address(factory: ServerFactory) -> None:
     """They all come from this machine."""
     peers = [Peer(factory.buildProtocol(UNIXAddress(None))) for _ in range(3)]

@@ -12,6 +12,7 @@ from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.usage import Options
 
+from filefly.daemon import logs
 from filefly.daemon.audit import AuditEvent
 from filefly.daemon.logs import LOG_PARAMETERS, LogWriter, TextFormat, format_json, with_log
 
@@ -191,6 +192,28 @@ def test_a_new_log_is_not_for_everyone(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert [0o640, 0o600] == [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")]
+
+
+def test_a_log_is_not_made_through_a_link(tmp_path: Path) -> None:
+    """That somebody has put there; one that leads to a file is followed."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match=r"^filefly: .*/link is a link that leads nowhere; remove it, or name another"):
+        application(Twistd(logfile=str(tmp_path / "link")))
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "elsewhere").touch()
+    application(Twistd(logfile=str(tmp_path / "link")))
+
+
+def test_old_logs_do_not_fill_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were begun first are deleted."""
+    monkeypatch.setattr(logs, "_ROTATED_BYTES", 1)
+    monkeypatch.setattr(logs, "_MOST_ROTATED", 2)
+    observer = application(Twistd(logfile=str(tmp_path / "log"))).getComponent(ILogObserver)
+    for number in range(5):
+        Logger("some.where", observer=observer).info(f"event {number}")
+    assert ["log", "log.1", "log.2"] == sorted(path.name for path in tmp_path.iterdir())
+    assert "event 4" in (tmp_path / "log").read_text()
+    assert {0o640} == {stat.S_IMODE(path.stat().st_mode) | 0o640 for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("twistd", [None, Twistd(syslog=True)])

@@ -13,6 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from filefly.daemon import failures
+from filefly.daemon.failures import Failures
 from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory, ServerProtocol, Verbs
 from filefly.data.server import DataServer
@@ -22,6 +24,7 @@ from filefly.wire.blocks import Store
 from filefly.wire.codec import commands_of
 from filefly.wire.framing import DEFAULT_MAX_LINE, Conversation
 from filefly.wire.messages import Ping, Pong, Reply, Request
+from tests.daemon.test_guard import AnyGuard, KnownSecret
 from tests.data.disks import open_store
 from tests.peer import HeldThreads, Peer, inline
 
@@ -446,6 +449,32 @@ def test_nothing_behind_a_line_over_the_limit_is_interpreted(new_server: Callabl
     peer.end_input()
     assert peer.transport.disconnecting
     peer.hang_up()
+
+
+@pytest.mark.parametrize("request_", [b"POST / HTTP/1.1\r\n", b"get /a?b=%7B HTTP/1.0\n", b"PRI * HTTP/2.0\r\n"])
+def test_a_web_page_gives_no_orders(server: Server, folder: Path, request_: bytes) -> None:
+    """A browser that is on the same machine would pass on what a page of anybody's has chosen."""
+    body = line(command="store", block_id="a-0", data="YQ==")
+    received = server.answers(request_ + b"Host: localhost:9000\r\n\r\n" + body, body)
+    assert error("this is no web server: a request is one line of JSON") == received
+    assert [] == [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def test_who_guesses_too_much_at_once_is_not_heard_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and closed: another guess takes another connection."""
+    monkeypatch.setattr(failures, "_MOST_WAITING_OF_ONE", 2)
+    clock = Clock()
+    guard = AnyGuard(KnownSecret(), clock.seconds, Failures(clock, free=0))
+    factory = ServerFactory(clock, Failing(), guard=guard)
+    peers = [Peer(factory.buildProtocol(None)) for _ in range(3)]
+    for peer in peers:
+        peer.give(line(command="auth", token="x") * 2)
+    sentence = "too many wrong tokens or proofs wait for their answers; try again later"
+    assert [b"", b"", error(sentence, "busy")] == [bytes(peer.transport.value()) for peer in peers]
+    assert [False, False, True] == [peer.transport.sending_ended for peer in peers]
+    for peer in peers:
+        peer.hang_up()
+    clock.advance(60)
 
 
 def test_who_goes_on_sending_after_a_line_over_the_limit_is_cut_off(new_server: Callable[..., Server]) -> None:

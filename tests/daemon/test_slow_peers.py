@@ -1,6 +1,7 @@
 """How long a server waits for its peers, and what long lines hold meanwhile; time is a Clock."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -8,14 +9,17 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from filefly.daemon.guard import Session
+from filefly.daemon import patience
+from filefly.daemon.failures import Failures
+from filefly.daemon.guard import Guard, Session
 from filefly.daemon.limits import ConnectionLimits
 from filefly.daemon.protocol import ServerFactory
 from filefly.units import KIB, MIB
 from filefly.wire.blocks import Store
-from filefly.wire.codec import commands_of
+from filefly.wire.codec import commands_of, encode
 from filefly.wire.framing import Conversation
 from filefly.wire.messages import Ping, Pong, Reply, Request
+from tests.daemon.test_guard import AnyGuard, KnownSecret, signed
 from tests.peer import Peer
 
 MAX_LINE = 4 * MIB
@@ -48,11 +52,11 @@ class Verbs:
 class Server:
     """A server on a Clock, with an idle time-out of ten minutes."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard | None = None) -> None:
         self.clock = Clock()
         self.verbs = Verbs()
         limits = ConnectionLimits(max_buffered=2 * MAX_LINE + 2 * MIB, idle_seconds=600, peer_seconds=60)
-        self.factory = ServerFactory(self.clock, self.verbs, MAX_LINE, limits)
+        self.factory = ServerFactory(self.clock, self.verbs, MAX_LINE, limits, guard)
         self.peers: list[Peer] = []
 
     def connect(self) -> Peer:
@@ -64,9 +68,10 @@ class Server:
             self.clock.advance(1)
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
+@contextmanager
+def running_server(guard: Guard | None = None) -> Iterator[Server]:
+    """Run a server; in the end no conversation may be left."""
+    running = Server(guard)
     yield running
     for peer in running.peers:
         if peer.protocol.lost is None:
@@ -74,6 +79,12 @@ def server() -> Iterator[Server]:
     for answer in running.verbs.held or []:
         answer.callback(None)
     assert {} == running.factory.conversations
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
 
 
 def errors(peer: Peer) -> list[str]:
@@ -222,6 +233,78 @@ def test_a_long_line_that_goes_on_is_waited_for(server: Server) -> None:
         peer.give(LONG[at : at + 256 * KIB])
         server.pass_time(9)
     assert [{"status": "ok", "pong": True}] == peer.replies()
+
+
+def test_a_long_line_must_come_to_its_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a time that is given to each line: who always sends just enough would keep its room."""
+    monkeypatch.setattr(patience, "_LONGEST_LINE_SECONDS", 66)
+    peer = server.connect()
+    give_long(peer, LONG[:MIB])
+    for at in range(MIB, len(LONG) - 256 * KIB, 256 * KIB):
+        server.pass_time(8)
+        peer.give(LONG[at : at + 256 * KIB])
+    peer.give(LONG[at + 256 * KIB :])
+    give_long(peer, LONG[: 2 * MIB])
+    server.pass_time(5)
+    assert (False, [{"status": "ok", "pong": True}]) == (over(peer), peer.replies())
+    for _ in range(8):
+        peer.give(b"A" * 256 * KIB)
+        server.pass_time(8)
+    assert over(peer)
+    assert "must come in 10 seconds, and all in 240" in errors(peer)[0]
+    assert 0 == server.factory.budget.used
+
+
+# Long lines of a closed cluster
+
+
+class Closed(AnyGuard):
+    """A guard of a closed cluster, with its secret."""
+
+    def __init__(self, takes_tickets: bool = False) -> None:
+        super().__init__(KnownSecret(), Clock().seconds, Failures(Clock()))
+        self.takes_tickets = takes_tickets
+
+
+def sign_in(peer: Peer) -> None:
+    peer.give(encode(signed()) + b"\n")
+    assert "ok" == peer.replies()[0]["status"]
+    peer.transport.clear()
+
+
+A_LONG_LINE = {"bit by bit": LONG, "at once": b'{"command":"ping","x":"' + b"A" * 65 * KIB + b'"}\n'}
+
+
+@pytest.mark.parametrize("line", A_LONG_LINE.values(), ids=A_LONG_LINE)
+def test_strangers_send_no_long_lines(line: bytes) -> None:
+    """A token is short; who has signed in may."""
+    with running_server(Closed()) as server:
+        stranger, known = server.connect(), server.connect()
+        sign_in(known)
+        if line is LONG:
+            give_long(stranger, line[:-2])
+        else:
+            stranger.give(line)
+        assert (True, 0) == (over(stranger), server.factory.budget.used)
+        assert ["line is over the limit of 65536 bytes for who has not signed in; sign in first"] == errors(stranger)
+        give_long(known, line)
+        assert [{"status": "ok", "pong": True}] == known.replies()
+
+
+def test_strangers_have_room_of_their_own() -> None:
+    """Where they may show tickets in their first line; daemons do not wait for theirs."""
+    with running_server(Closed(takes_tickets=True)) as server:
+        strangers, known = [server.connect() for _ in range(3)], server.connect()
+        sign_in(known)
+        for peer in strangers:
+            give_long(peer, LONG[:-2])
+        assert [False, True, True] == [peer.transport.paused for peer in strangers]
+        give_long(known, LONG)
+        assert [{"status": "ok", "pong": True}] == known.replies()
+        assert (0, True) == (server.factory.budget.used, server.factory.strangers_budget.used > 0)
+        for peer in strangers:
+            peer.hang_up()
+        assert 0 == server.factory.strangers_budget.used
 
 
 def end_inside(peer: Peer) -> None:

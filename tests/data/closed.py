@@ -62,7 +62,7 @@ class Connection:
     def prove(self, key: Key = KEY) -> Any:
         """Sign in as a daemon that has the key."""
         first = self.ask(command="prove", key_id=key.id, nonce=NONCE)
-        return self.ask(command="prove", proof=prove(key, Part.ASKING, NONCE, first["nonce"], STORAGE))
+        return self.ask(command="prove", proof=prove(key, Part.ASKING, NONCE, first["nonce"], first.get("storage_id")))
 
 
 @define(eq=False)

@@ -16,7 +16,7 @@ from tests.on_reactor import next_turn, on_reactor
 SUM = sum_of(DIGITS)
 PONG = {"status": "ok", "pong": True}
 MINE = "id of blocks"
-NOT_MINE = error(f"this is storage {MINE}, not another", "wrong_storage")
+NOT_MINE = error("this is another storage, not another", "wrong_storage")
 SILENT = error("the disk did not answer for 10 seconds", "timeout")
 
 
@@ -91,10 +91,7 @@ async def test_another_disk_in_its_place_does_not_pong(reactor: Any, tmp_path: P
     """The replicas that are asked for are not there."""
     async with asking(reactor, tmp_path / "blocks") as (server, caller):
         (server.folder / ".filefly.json").write_bytes(b'{"storage_id":"another"}')
-        sentence = (
-            f"the storage directory holds storage another now, not {MINE}; "
-            "mount the right disk, or restart the data server"
-        )
+        sentence = "the storage directory holds another storage now; mount the right disk, or restart the data server"
         assert error(sentence, "wrong_storage") == await caller.ask(command="ping", identity=identity)
 
 

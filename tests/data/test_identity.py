@@ -176,7 +176,7 @@ def test_another_storage_in_the_same_place_is_found_out(identity: IdentityFile, 
     """Another disk may have been mounted meanwhile."""
     (folder / ".filefly.json").write_bytes(b'{"storage_id":"another"}')
     for use in (identity.read, lambda: identity.adopt("catalog", 1, force=True)):
-        with pytest.raises(WrongStorage, match=r"^the storage directory holds storage another now, not id of blocks; "):
+        with pytest.raises(WrongStorage, match=r"^the storage directory holds another storage now; "):
             use()
     assert {"storage_id": "another"} == on_disk(folder)
 
@@ -185,7 +185,7 @@ def test_a_request_for_another_storage_is_refused(identity: IdentityFile) -> Non
     """Who names none, or this one, is served."""
     identity.check(None)
     identity.check(MINE)
-    with pytest.raises(WrongStorage, match=r"^this is storage id of blocks, not yours$"):
+    with pytest.raises(WrongStorage, match=r"^this is another storage, not yours$"):
         identity.check("yours")
 
 

@@ -9,14 +9,20 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXClientEndpoint, connectProtocol, serverFromString
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    connectProtocol,
+    serverFromString,
+)
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IFileDescriptorReceiver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 from zope.interface import implementer
 
-from filefly.data.local import WithLocalSocket
+from filefly.data.local import LocalSocket, WithLocalSocket, name_of_local_socket
 from filefly.data.tap import DATA_PARAMETERS, data_service
 from filefly.wire.address import listening_endpoint
 from tests.caller import Caller, calling
@@ -63,7 +69,7 @@ async def calling_locally(reactor: Any, name: str) -> AsyncIterator[LocalCaller]
 
 def name_of(server: Running) -> str:
     """Return the name of a data server's local socket."""
-    return f"filefly-{server.storage.storage_id}"
+    return name_of_local_socket(server.storage.storage_id)
 
 
 @asynccontextmanager
@@ -199,8 +205,30 @@ async def test_a_connection_that_is_lost_before_its_file_came_leaves_none_open(r
 async def test_ping_tells_the_local_socket(reactor: Any, tmp_path: Path) -> None:
     """Who asks for the server's identity learns where else it is."""
     async with running(reactor, tmp_path, local_reads=True) as server, calling(reactor, server.port) as caller:
-        assert name_of(server) == (await caller.ask(command="ping", identity=True))["local_socket"]
+        pong = await caller.ask(command="ping", identity=True)
+        assert (name_of(server), os.geteuid()) == (pong["local_socket"], pong["local_uid"])
         assert {"status": "ok", "pong": True} == await caller.ask(command="ping")
+
+
+@on_reactor
+async def test_ping_tells_it_only_on_this_machine(reactor: Any, tmp_path: Path) -> None:
+    """Both ends of the connection have one address then."""
+    async with running(reactor, tmp_path, local_reads=True) as server:
+        elsewhere = Caller(reactor)
+        await connectProtocol(
+            TCP4ClientEndpoint(reactor, "127.0.0.1", server.port, bindAddress=("127.0.0.2", 0)), elsewhere
+        )
+        pong = await elsewhere.ask(command="ping", identity=True)
+        assert ("ok", None, None) == (pong["status"], pong.get("local_socket"), pong.get("local_uid"))
+        elsewhere.abort()
+        await elsewhere.gone
+
+
+def test_the_name_does_not_tell_the_storage() -> None:
+    """Everybody on the machine sees the names of such sockets."""
+    names = [name_of_local_socket(storage_id) for storage_id in ("0123456789abcdef", "0123456789abcdee")]
+    assert 2 == len({*names})
+    assert all("0123456789" not in name for name in names)
 
 
 @asynccontextmanager
@@ -215,7 +243,7 @@ async def serving(reactor: Any, folder: Path, no_local_reads: int = 0) -> AsyncI
     try:
         port: Any = service._port
         async with calling(reactor, port.getHost().port) as caller:
-            yield f"filefly-{storage.storage_id}", await caller.ask(command="ping", identity=True)
+            yield name_of_local_socket(storage.storage_id), await caller.ask(command="ping", identity=True)
     finally:
         await service.stopService()
         storage.release()
@@ -271,7 +299,7 @@ def somebody_else(tmp_path: Path) -> Iterator[str]:
     give_unique_id(tmp_path / "blocks")
     storage = take(tmp_path / "blocks")
     storage.release()
-    name = f"filefly-{storage.storage_id}"
+    name = name_of_local_socket(storage.storage_id)
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind(f"\0{name}")
         yield name
@@ -302,7 +330,7 @@ async def test_a_system_without_such_sockets_does_without(
 @on_reactor
 async def test_beside_a_unix_socket_with_a_path_there_is_none(reactor: Any, tmp_path: Path) -> None:
     """Its folder says who may use it; a name that everybody can reach would not."""
-    told: list[str] = []
+    told: list[LocalSocket] = []
     factory: Any = Factory()
     factory.noisy = False
     endpoint = serverFromString(reactor, f"unix:{tmp_path}/socket")
@@ -314,15 +342,15 @@ async def test_beside_a_unix_socket_with_a_path_there_is_none(reactor: Any, tmp_
 @on_reactor
 async def test_both_ports_start_and_stop_as_one(reactor: Any, tmp_path: Path) -> None:
     """The local one is never there alone, nor missing."""
-    told: list[str] = []
+    told: list[LocalSocket] = []
     factory: Any = Factory.forProtocol(Protocol)
     factory.noisy = False
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     port: Any = await WithLocalSocket(reactor, endpoint, uuid4().hex, told.append).listen(factory)
-    [name] = told
+    [local] = told
     for _ in range(2):
-        assert await reachable(reactor, name)
+        assert await reachable(reactor, local.name)
         await port.stopListening()
-        assert not await reachable(reactor, name)
+        assert not await reachable(reactor, local.name)
         port.startListening()
     await port.stopListening()

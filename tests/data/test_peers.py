@@ -289,7 +289,7 @@ async def test_a_copy_to_another_storage_is_refused(reactor: Any, tmp_path: Path
     """A disk that was swapped gets no blocks that are meant for the other one."""
     async with two(reactor, tmp_path) as (source, target, caller):
         reply = await copy(caller, source.address, storage_id="another")
-        assert error("this is storage id of target, not another", "wrong_storage") == reply
+        assert error("this is another storage, not another", "wrong_storage") == reply
         assert [] == target.blocks()
 
 

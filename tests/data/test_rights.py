@@ -89,7 +89,8 @@ def refusal_of(server: ClosedServer, request: dict[str, Any], signed_in: str | N
 @pytest.mark.parametrize("request_", A_BLOCK.values(), ids=A_BLOCK)
 def test_a_ticket_allows_what_it_is_for(server: ClosedServer, request_: dict[str, Any]) -> None:
     """Nobody need sign in for that."""
-    assert "ok" == server.connect().ask(payload_of(request_), **request_)["status"]
+    payload = DIGITS[: request_.get("size", 0)]  # as it is there already
+    assert "ok" == server.connect().ask(payload, **request_)["status"]
 
 
 @pytest.mark.parametrize("request_", A_BLOCK.values(), ids=A_BLOCK)
@@ -226,9 +227,36 @@ def test_a_token_that_expires_meanwhile_is_refused(server: ClosedServer) -> None
 
 
 def test_anybody_may_ping(server: ClosedServer) -> None:
-    """A metadata server without the secret sees that a data server is there, and whose."""
-    assert PONG == server.connect().ask(command="ping")
-    assert STORAGE == server.connect().ask(command="ping", identity=True)["storage_id"]
+    """But is not told which storage this is, nor how much room it has: not even by an error."""
+    connection = server.connect()
+    assert PONG == connection.ask(command="ping")
+    assert PONG == connection.ask(command="ping", identity=True)
+    assert STORAGE not in str(connection.ask(command="stat", block_id="a-0", storage_id="another"))
+    (server.folder / ".filefly.json").write_text('{"storage_id":"one of theirs"}')
+    reply = connection.ask(command="ping")
+    assert "wrong_storage" == reply["code"]
+    assert STORAGE not in str(reply)
+    assert "theirs" not in str(reply)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_who_has_signed_in_may_ask_which_storage_it_is(server: ClosedServer, role: Role) -> None:
+    """Until the token ends; then it is nobody's."""
+    connection = server.connect()
+    connection.ask(command="auth", token=a_token(role, expires=int(NOW) + 20))
+    assert STORAGE == connection.ask(command="ping", identity=True)["storage_id"]
+    server.clock.advance(20)
+    assert PONG == connection.ask(command="ping", identity=True)
+
+
+def test_a_daemon_may_ask_which_storage_it_is(server: ClosedServer) -> None:
+    """Also when its key is retired since, or a metadata server would take this one for down until it signs in again."""
+    connection = server.connect()
+    connection.prove()
+    assert STORAGE == connection.ask(command="ping", identity=True)["storage_id"]
+    server.secret.keyring = Keyring([OLD])
+    assert STORAGE == connection.ask(command="ping", identity=True)["storage_id"]
+    assert "unauthorized" == connection.ask(command="list_blocks")["code"]
 
 
 def test_another_storage_is_told_first(server: ClosedServer) -> None:
@@ -294,6 +322,18 @@ def test_a_daemon_needs_no_tickets_in_batches(server: ClosedServer) -> None:
 
 
 # Tickets that were verified already
+
+
+def test_who_has_shown_a_ticket_is_no_stranger(server: ClosedServer) -> None:
+    """A wrong one is worth nothing."""
+    guard, connection = server.factory.guard, server.connect()
+    protocol: Any = connection.peer.protocol
+    session = protocol.session
+    assert guard.takes_tickets
+    connection.ask(command="stat", block_id="a-0", ticket=a_ticket(Right.RETRIEVE, 0, key=STRANGER))
+    assert (True, False) == (session.is_stranger, guard.knows(session))
+    connection.ask(command="stat", block_id="a-0", ticket=a_ticket(Right.RETRIEVE, 0))
+    assert (False, True) == (session.is_stranger, guard.knows(session))
 
 
 def test_a_ticket_that_was_good_expires(server: ClosedServer) -> None:

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from attrs import frozen
 
+from filefly.data.local import name_of_local_socket
 from filefly.data.server import DataServer
 from filefly.meta.server import MetadataServer
 from tests.docs.markdown import Block
@@ -28,11 +29,13 @@ class Names(Ports):
 
     def in_use(self, text: str) -> str:
         """Put the real names where the document's are."""
-        return super().in_use(text).replace(STORAGE_ID, self.storage_id)
+        text = super().in_use(text).replace(STORAGE_ID, self.storage_id)
+        return text.replace(name_of_local_socket(STORAGE_ID), name_of_local_socket(self.storage_id))
 
     def as_documented(self, text: str) -> str:
         """Put the document's names where the real ones are."""
-        return super().as_documented(text).replace(self.storage_id, STORAGE_ID)
+        text = super().as_documented(text).replace(self.storage_id, STORAGE_ID)
+        return text.replace(name_of_local_socket(self.storage_id), name_of_local_socket(STORAGE_ID))
 
 
 @frozen

@@ -26,6 +26,7 @@ VOLATILE_KEYS = frozenset(
         "free_bytes",
         "total_bytes",
         "catalog_id",
+        "local_uid",
         "scrub",
         "version",
     }

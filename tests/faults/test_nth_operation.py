@@ -36,6 +36,16 @@ def store(opened: BlockStore, block_id: str) -> None:
         raise
 
 
+def keep(opened: BlockStore, block_id: str) -> None:
+    """Store the old bytes as a client with a ticket does, which replaces nothing."""
+    incoming = opened.begin(block_id, len(OLD), replaces=False)
+    try:
+        incoming.commit([OLD])
+    except BaseException:
+        incoming.abort()
+        raise
+
+
 def read(opened: BlockStore, block_id: str) -> bytes:
     block = opened.open(block_id)
     try:
@@ -57,6 +67,7 @@ class Action:
 ACTIONS = [
     Action("store", lambda opened: store(opened, "new-0")),
     Action("store again", lambda opened: store(opened, "old-0")),
+    Action("store the same, and keep what is there", lambda opened: keep(opened, "old-0")),
     Action("delete", lambda opened: opened.delete("old-0")),
     # Removing the temporary name is for the one case that there is nothing to remove.
     Action("link", lambda opened: opened.link("new-0", "old-0", OLD_SUM), frozenset({"unlink"})),

@@ -17,7 +17,7 @@ from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, expire_plans, forget_trash, let_go, rename_file
 from filefly.catalog.inventory import register_data_server
 from filefly.catalog.planning import newest_explicit_plan, plan_file, replace_replica, touch_plan
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import committed_plan
 from filefly.catalog.repairs import Place
 from filefly.catalog.replicas import StoredBlock, copied, give_up, mark, plan_copy, stored_block
 from filefly.catalog.schema import metadata
@@ -32,6 +32,7 @@ from tests.catalog.catalogs import (
     done,
     found_on,
     new_plan,
+    open_plans,
     opened,
     plan,
     seen,
@@ -85,7 +86,7 @@ def complete_open(connection: Connection) -> Any:
 
 
 def replace(connection: Connection) -> Any:
-    open_plan = newest_explicit_plan(connection, "a", 10)
+    open_plan = newest_explicit_plan(connection, "a", 10, lambda _plan: True)
     assert open_plan is not None
     return replace_replica(connection, OPEN, open_plan.blocks[0].id, 1, [2, 3], DUE)
 

@@ -70,7 +70,7 @@ class Bench:
         parts = (self.clock, self.transactions, self.cluster)
         self.health = Health(*parts, self.time, 5, 15, GRACE_SECONDS)
         self.trash = TrashCollector(
-            *parts, self.health, self.time, GRACE_SECONDS, DAY_SECONDS, lambda plan: committer.settle(plan)
+            *parts, self.health, self.time, GRACE_SECONDS, DAY_SECONDS, lambda generation: committer.settle(generation)
         )
         committer = Committer(self.transactions, self.cluster, self.time, lambda: MODIFIED, self.trash.due)
         self.checker = Checker(self.transactions, self.cluster)

@@ -231,7 +231,7 @@ async def test_who_does_not_tell_who_it_is_is_refused(reactor: Any, tmp_path: Pa
     async with on_a_bench(reactor, tmp_path) as bench:
         port, _factory = await strange(bench, b'{"status":"ok","pong":true}')
         await check(bench)
-        sentence = "does not tell who it is; is it a FileFly data server, of this version?"
+        sentence = "does not tell who it is; is it a FileFly data server, of this version, and with this --secret-file?"
         assert (["up", "down"], sentence, [1]) == (states(bench), bench.health.seen(2).error, bench.cluster.placing())
         with pytest.raises(Conflict) as caught:
             await bench.health.accept(bench.node(2).address)

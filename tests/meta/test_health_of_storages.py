@@ -14,9 +14,9 @@ from filefly.catalog.inventory import (
     highest_generation,
     register_data_server,
 )
-from filefly.catalog.plans import Plan, committed_plan, open_plans
+from filefly.catalog.plans import Plan, committed_plan
 from filefly.errors import Conflict, NotFound
-from tests.catalog.catalogs import done, ended, plan, seen, trashed
+from tests.catalog.catalogs import done, ended, open_plans, plan, seen, trashed
 from tests.meta.bench import DAY_SECONDS, Bench, on_a_bench
 from tests.meta.running import DataNode
 from tests.on_reactor import next_turn, on_reactor

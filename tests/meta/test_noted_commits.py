@@ -71,7 +71,7 @@ async def test_of_many_who_look_at_once_one_is_told(reactor: Any, tmp_path: Path
     """That which has committed it; the others find it committed."""
     async with noted(reactor, tmp_path) as here:
         plan = here.bench.plan("a", DATA, (1, 2), explicit=False)
-        found = await gatherResults([Deferred.fromCoroutine(here.committer.settle(plan)) for _ in range(8)])
+        found = await gatherResults([Deferred.fromCoroutine(here.committer.settle(plan.generation)) for _ in range(8)])
         assert [(plan.generation, True)] * 8 == [(each.generation, each.committed) for each in found]
         assert [event("a", plan.generation)] == here.told()
 
@@ -83,12 +83,12 @@ async def test_what_does_not_commit_itself_is_not_told(reactor: Any, tmp_path: P
         half = here.bench.plan("half", DATA, explicit=False)
         here.bench.node(1).block("half-1").unlink()
         with pytest.raises(Incomplete):
-            await here.committer.settle(half)
+            await here.committer.settle(half.generation)
         late = here.bench.plan("late", DATA, explicit=False)
         newer = here.bench.plan("late", DATA)
         await here.committer.complete(CompleteFile(generation=newer.generation))
         with pytest.raises(Conflict):
-            await here.committer.settle(late)
+            await here.committer.settle(late.generation)
         assert [] == here.told()
 
 

@@ -8,7 +8,7 @@ import pytest
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file
 from filefly.catalog.planning import replace_replica
-from filefly.catalog.plans import PlanBlock, open_plans
+from filefly.catalog.plans import PlanBlock
 from filefly.errors import Conflict, NotFound, Unavailable
 from tests.catalog.catalogs import (
     DUE,
@@ -17,6 +17,7 @@ from tests.catalog.catalogs import (
     done,
     found_on,
     let_all_go,
+    open_plans,
     opened,
     plan,
     seen,

@@ -9,10 +9,10 @@ import pytest
 from filefly.catalog.database import Database
 from filefly.catalog.endings import delete_file, rename_file
 from filefly.catalog.planning import newest_explicit_plan
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import Plan, committed_plan
 from filefly.errors import Conflict
 from tests.caller import Caller, calling
-from tests.catalog.catalogs import DUE, commit, done, ended, opened, plan, seen, store
+from tests.catalog.catalogs import DUE, commit, done, ended, open_plans, opened, plan, seen, store
 from tests.meta.running import asking, bytes_of, error, not_open, plan_of, push, reports, sum_of
 from tests.on_reactor import on_reactor
 
@@ -28,6 +28,11 @@ def database(tmp_path: Path) -> Iterator[Database]:
 # Which upload is resumed
 
 
+def anybody(_plan: Plan) -> bool:
+    """Let every plan be gone on with."""
+    return True
+
+
 def test_the_newest_upload_of_the_name_and_size_is_resumed(database: Database) -> None:
     """Not one that a person makes by hand, nor of another size or name, nor a file."""
     store(database, "a", 10)
@@ -36,7 +41,15 @@ def test_the_newest_upload_of_the_name_and_size_is_resumed(database: Database) -
     plan(database, "a", 10, explicit=False)
     plan(database, "a", 11)
     plan(database, "ab", 10)
-    assert wanted == seen(database, newest_explicit_plan, "a", 10)
+    assert wanted == seen(database, newest_explicit_plan, "a", 10, anybody)
+
+
+def test_an_upload_that_one_may_not_go_on_with_is_not_resumed(database: Database) -> None:
+    """An older one may be."""
+    own = plan(database, "a", holder="t-1")
+    plan(database, "a", holder="t-2")
+    assert own == seen(database, newest_explicit_plan, "a", 10, lambda plan: plan.holder == "t-1")
+    assert None is seen(database, newest_explicit_plan, "a", 10, lambda plan: plan.holder == "t-3")
 
 
 @pytest.mark.parametrize("how", ["committed", "deleted"])
@@ -47,7 +60,7 @@ def test_what_is_over_is_not_resumed(database: Database, how: str) -> None:
         commit(database, upload)
     else:
         done(database, delete_file, "a", DUE)
-    assert None is seen(database, newest_explicit_plan, "a", 10)
+    assert None is seen(database, newest_explicit_plan, "a", 10, anybody)
 
 
 # How the older upload ends

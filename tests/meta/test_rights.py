@@ -245,6 +245,15 @@ def test_an_empty_name_is_not_under_a_prefix(door: Door) -> None:
     assert "forbidden" == code(door.holder("read", "docs/"), {"command": "get_metadata", "file_name": ""})
 
 
+@pytest.mark.parametrize("request_", NAMED, ids=lambda request: " ".join(request))
+def test_what_filefly_stores_for_itself_is_for_administrators(door: Door, request_: dict[str, Any]) -> None:
+    """Who could add to the catalog's backups could drive them out; who could read them would know all there is."""
+    for role in ("read", "append", "write"):
+        assert "forbidden" == code(door.holder(role), naming(request_, ".filefly/catalog"))
+    assert "ok" == code(door.holder("admin"), naming(request_, ".filefly/catalog"))
+    assert "ok" == code(door.holder("write"), naming(request_, ".filefly-is-mine"))
+
+
 def test_who_looks_after_the_cluster_has_no_prefix(door: Door) -> None:
     """A token with one may do what those below `admin` may, there; not even a quota below it is its own matter."""
     connection = door.holder("admin", "docs/")

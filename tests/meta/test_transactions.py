@@ -10,10 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, gathe
 from filefly.catalog.database import Change
 from filefly.catalog.endings import delete_file
 from filefly.catalog.planning import plan_file
-from filefly.catalog.plans import open_plans
 from filefly.errors import Internal, NotFound, Unavailable
 from filefly.meta.transactions import Transactions
-from tests.catalog.catalogs import DUE, new_plan, open_catalog
+from tests.catalog.catalogs import DUE, new_plan, open_catalog, open_plans
 from tests.on_reactor import on_reactor
 
 

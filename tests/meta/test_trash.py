@@ -6,14 +6,15 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from filefly.catalog.database import Database
-from filefly.catalog.endings import delete_file, due_trash, undelete_file
+from filefly.catalog.endings import delete_file, due_trash, rename_file, undelete_file
 from filefly.catalog.inventory import catalog_row
 from filefly.catalog.planning import touch_plan
-from filefly.catalog.plans import committed_plan, open_plans
+from filefly.catalog.plans import committed_plan
+from filefly.catalog.quotas import set_quota
 from filefly.catalog.schema import trash
 from filefly.meta.running_time import RunningTime
 from filefly.meta.trash import TrashCollector
-from tests.catalog.catalogs import DUE, commit, count_rows, done, ended, found_on, seen, store, trashed
+from tests.catalog.catalogs import DUE, commit, count_rows, done, ended, found_on, open_plans, seen, store, trashed
 from tests.meta.bench import DAY_SECONDS, GRACE_SECONDS, Bench, Monotonic, on_a_bench
 from tests.meta.running import RunningCluster, put, running
 from tests.on_reactor import next_turn, on_reactor
@@ -128,6 +129,20 @@ async def test_a_silent_upload_is_given_up(reactor: Any, tmp_path: Path) -> None
         assert [["a-0"], []] == there(bench)
         await round_after(bench, 1)
         assert [[], []] == there(bench)
+
+
+@on_reactor
+async def test_a_complete_upload_that_is_over_its_quota_is_given_up(reactor: Any, tmp_path: Path) -> None:
+    """Stored by hand in place of a file that has another name by now: it is not asked about for ever."""
+    async with on_a_bench(reactor, tmp_path) as bench:
+        bench.put("a", b"x", (1,))
+        done(bench.database, set_quota, "", 1, None)
+        bench.plan("a", b"y", (1,), explicit=False)
+        done(bench.database, rename_file, "a", "b", bench.trash.due())
+        await round_after(bench, DAY_SECONDS)
+        assert [] == seen(bench.database, open_plans, "a")
+        await round_after(bench, GRACE_SECONDS)
+        assert [["a-0"], []] == there(bench)
 
 
 # Data servers that do not answer

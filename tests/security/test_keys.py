@@ -118,6 +118,18 @@ def test_a_secret_that_others_can_use_is_refused(path: Path, mode: int) -> None:
         read_secret(path)
 
 
+def test_a_secret_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can change it could close the cluster with a key of theirs; root's is anybody's."""
+    put(path, ONE)
+    os.chown(path, 12345, -1) if os.getuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    owner, user = path.stat().st_uid, os.geteuid()
+    expected = f"{path} is another user's ({owner}); run this as that user, or: chown {user} {path}"
+    with pytest.raises(SecretUnusable, match=f"^{re.escape(expected)}$"):
+        read_secret(path)
+    retire_keys(path)
+    assert owner == path.stat().st_uid
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_a_secret_of_its_owner_alone_is_read(path: Path, mode: int) -> None:
     """The owner need not be able to write it."""

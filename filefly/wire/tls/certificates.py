@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
+from filefly.private import why_not_private
 from filefly.units import MIB
 from filefly.wire.tls.files import Contexts, TlsFiles, TlsUnusable
 
@@ -118,7 +119,7 @@ def read_certificates(file: Path) -> Sequence[x509.Certificate]:
 
 
 def read_key(file: Path) -> Any:
-    """Return a private key that only its owner can read; raises TlsUnusable."""
+    """Return a private key that is this user's alone; raises TlsUnusable."""
     text = _read(file, private=True)
     try:
         return load_pem_private_key(text, None)
@@ -134,9 +135,8 @@ def _read(file: Path, private: bool = False) -> bytes:
             found = os.fstat(opened.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise TlsUnusable(f"{file} is no file")
-            if private and found.st_mode & 0o077:
-                mode = stat.S_IMODE(found.st_mode)
-                raise TlsUnusable(f"{file} is open to others than its owner (mode {mode:04o}); run: chmod 600 {file}")
+            if private and (sentence := why_not_private(file, found)):
+                raise TlsUnusable(sentence)
             return opened.read(_MOST_BYTES)
     except FileNotFoundError:
         raise TlsUnusable(f"there is no {file}; certificates are made by: filefly-client tls new") from None

@@ -79,6 +79,7 @@ class _Answering(Factory):
 
     def __init__(self, reactor: Any, tls: Tls, factory: Any) -> None:
         self._reactor, self._tls, self._factory = reactor, tls, factory
+        self._refused: set[ServerTls] = set()
 
     def logPrefix(self) -> str:
         """Say what is behind the TLS."""
@@ -102,4 +103,4 @@ class _Answering(Factory):
         context = self._tls.contexts.server
         if context is None:
             raise TlsUnusable("a server has a certificate to show")
-        return ServerTls(self._reactor, SSL.Connection(context, None), protocol)
+        return ServerTls(self._reactor, SSL.Connection(context, None), protocol, self._refused)

@@ -4,6 +4,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from filefly.errors import BadRequest
@@ -12,19 +13,38 @@ from filefly.wire.tls.errors import wrong_host
 from filefly.wire.tls.failures import TlsRefused
 from filefly.wire.tls.transport import GONE, HANDSHAKE_SECONDS, TlsTransport
 
+_MOST_REFUSED = 8
 _HANDSHAKE_RECORD = b"\x16"
 _NOT_TLS = BadRequest("this port speaks TLS: its address is tls://HOST:PORT; by hand: ncat --ssl, openssl s_client")
 _SILENT = f"it did not answer for {HANDSHAKE_SECONDS:g} seconds; does it speak TLS?"
 
 
 class ServerTls(TlsTransport):
-    """A server's end: its protocol is there from the beginning, so that it counts, and is told when it is over."""
+    """A server's end: its protocol is there from the beginning, so that it counts, and is told when it is over.
+
+    `refused` are those of a server whose protocols have closed them from the beginning. They hear why after the
+    handshake; where many are at that, one more is closed at once: nobody counts them, and a handshake takes its time.
+    """
+
+    def __init__(self, clock: Any, tls: SSL.Connection, protocol: Any, refused: "set[ServerTls]") -> None:
+        super().__init__(clock, tls, protocol)
+        self._refused = refused
 
     def connectionMade(self) -> None:
         """See TlsTransport."""
         self._tls.set_accept_state()
         self._protocol.makeConnection(self)
+        if self._closing and len(self._refused) == _MOST_REFUSED:
+            self.transport.abortConnection()
+            return
+        if self._closing:
+            self._refused.add(self)
         super().connectionMade()
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 - Twisted's signature
+        """See TlsTransport."""
+        self._refused.discard(self)
+        super().connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
         """Tell who does not speak TLS so, in a line as it expects one."""

@@ -47,6 +47,13 @@ def test_a_key_that_others_can_read_is_refused(made: Made, mode: int) -> None:
     assert expected == unusable(made.server)
 
 
+def test_a_key_of_another_user_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can change it could speak for this server."""
+    owner = made.key.stat().st_uid
+    os.chown(made.key, 12345, -1) if owner == 0 else monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert unusable(made.server).startswith(f"{made.key} is another user's ({made.key.stat().st_uid}); run ")
+
+
 def test_a_key_of_another_certificate_is_refused(made: Made, tmp_path: Path) -> None:
     """At start, not in the first handshake."""
     other = make(tmp_path / "other")

@@ -1,5 +1,5 @@
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
+from filefly.daemon.limits import ConnectionLimits
+from filefly.daemon.protocol import ServerFactory
 from filefly.wire.address import client_endpoint, listening_endpoint
 from filefly.wire.framing import Conversation
 from filefly.wire.tls.certificates import read_contexts
@@ -20,6 +22,7 @@ from filefly.wire.tls.files import Tls, TlsFiles
 from filefly.wire.tls.transport import HANDSHAKE_SECONDS
 from tests.caller import Caller, calling
 from tests.certificates import Made, make
+from tests.daemon.test_protocol import Failing
 from tests.on_reactor import next_turn, on_reactor
 
 MEBI = 1 << 20
@@ -281,6 +284,28 @@ async def test_a_client_that_never_shakes_hands_is_dropped(reactor: Any, made: M
         await end.gone
         await caller.gone
         assert [] == clock.getDelayedCalls()
+
+
+@on_reactor
+async def test_few_connections_that_are_too_many_are_told_so(reactor: Any, made: Made) -> None:
+    """One more is closed at once: nobody counts them, and each could wait for its handshake."""
+    factory = ServerFactory(reactor, Failing(), limits=ConnectionLimits(0))
+    endpoint = TlsServerEndpoint(Clock(), listening_endpoint(reactor, "127.0.0.1:0"), Tls(made.server))
+    port: Any = await endpoint.listen(factory)
+    async with AsyncExitStack() as stack:
+        number = port.getHost().port
+        silent = [await stack.enter_async_context(calling(reactor, number)) for _ in range(12)]
+        await silent[-1].gone
+        assert 8 == sum(caller.lost is None for caller in silent)
+        silent[0].abort()
+        await silent[0].gone
+        await next_turn()
+        address = f"tls://127.0.0.1:{number}"
+        caller: Caller = await connectProtocol(client_endpoint(reactor, address, Tls(made.client)), Caller(reactor))
+        assert "busy" == (await caller.hear())["code"]
+        caller.abort()
+        await caller.gone
+    await port.stopListening()
 
 
 @on_reactor
