@@ -238,7 +238,7 @@ class Audit:
     def _is_told(self, request: Request, session: Session, error: BaseException | None) -> bool:
         if self._audited is Audited.OFF:
             return False
-        is_refusal = isinstance(error, Unauthorized | Forbidden)
+        is_refusal = error is not None and isinstance(error, (Unauthorized, Forbidden))
         if not (is_refusal or self._audited is Audited.ALL or _is_change(request, error)):
             return False
         is_strangers = self._closed and session.is_stranger
