@@ -1,16 +1,16 @@
 """Finds damage before readers do: re-reads every block, again and again, at a pace that spares the disks."""
 
 import math
-from functools import partial
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from filefly.catalog.repairs import Place
 from filefly.catalog.replicas import StoredBlock, count_on, places_on, stored_block
 from filefly.catalog.scrub_passes import ScrubPass, begin_scrub_pass, next_scrub_pass, save_scrub_pass, scrub_passes
-from filefly.client.transfer import run_all
 from filefly.errors import Conflict, FileFlyError, TimedOut
 from filefly.meta.checking import Checker
 from filefly.meta.cluster import Cluster
@@ -48,6 +48,8 @@ class Scrubber:
         self._period_seconds = period_seconds
         self._counted: dict[int, int] = {}  # when the blocks of each data server were last counted
         self._late: dict[int, Place] = {}  # the block of each data server that was not read in time
+        self.under_way: dict[int, Deferred[None]] = {}
+        """The data servers whose blocks are being read."""
         self._rounds = Rounds(clock, self.round, _ROUND_SECONDS, "scrubbing")
 
     def start(self) -> None:
@@ -56,18 +58,29 @@ class Scrubber:
 
     def stop(self) -> Any:
         """Give up the checks that are under way, and end."""
-        return self._rounds.stop(give_up=True)
+        ended = self._rounds.stop(give_up=True)
+        for scrubbing in list(self.under_way.values()):
+            scrubbing.cancel()
+        return DeferredList([ended, *self.under_way.values()])
 
     async def hurry(self, server: int) -> None:
         """Begin a pass now, and do not spread it."""
         await self._transactions.write(begin_scrub_pass, server, self._time.seconds(), True)
 
     async def round(self) -> None:
-        """Check on each data server as many blocks as are due by now."""
+        """Begin to check on each data server as many blocks as are due by now; who is silent keeps no other waiting."""
+        idle = [server for server in self._cluster.up() if server not in self.under_way]
         passes = await self._transactions.read(scrub_passes)
-        up = self._cluster.up()
-        if up:
-            await run_all((partial(self._scrub, server, passes.get(server)) for server in up), len(up))
+        for server in idle:
+            scrubbing = self.under_way[server] = Deferred.fromCoroutine(self._scrub(server, passes.get(server)))
+            scrubbing.addErrback(self._failed).addCallback(self._ended, server)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # a background job logs and goes on
+            self.log.failure("scrubbing failed; trying again", failure)
+
+    def _ended(self, _result: None, server: int) -> None:
+        del self.under_way[server]
 
     async def _scrub(self, server: int, scrub: ScrubPass | None) -> None:
         now = self._time.seconds()

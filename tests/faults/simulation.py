@@ -165,10 +165,9 @@ class Machine:
         process = self.process
         if process is not None:
             self.simulation.tell("stop", self.address)
-            process.stop().addBoth(ended.append)
+            process.stop().addCallback(process.has_stopped).addBoth(ended.append)
             self.simulation.run(longest_seconds, lambda: bool(ended) or not process.alive)
-            process.stopped = bool(ended)
-            in_time = process.stopped or not process.alive
+            in_time = bool(ended) or not process.alive
             self.crash(power=False)
             return in_time
         return True
@@ -195,6 +194,7 @@ class Process:
         self.stop: Callable[[], Deferred[None]] = lambda: succeed(None)
         """What a program does when it is asked to end."""
         self.stopped = False
+        """Whether it came to its end in order, be it as it died: then it has let go of what it held itself."""
         self.stuck_until = 0.0
         """Until when jobs in threads do not get on."""
         self.jobs_until_crash: int | None = None
@@ -299,6 +299,10 @@ class Process:
         self._connecting.pop(connector, None)
 
     # Death
+
+    def has_stopped(self, _result: None) -> None:
+        """Hear that the program has come to its end in order."""
+        self.stopped = True
 
     def die(self, power: bool) -> None:
         """End the process; see the class."""

@@ -60,6 +60,10 @@ REGRESSIONS: Sequence[Plan] = [
             ("restore_copy",),
         ],
     ),
+    # the model's own: a scrub waits for the answer of a data server that is gone without a word, and is not over then
+    (12, [("store", 0, "a", 150, 2), ("wait", 8.0), ("scrub", 0), ("wait", 2.0), ("crash", 3, True), ("rot", 2, True)]),
+    # the model's own: who dies as it stops may come to the end of that, and lets go of the catalog's lock only once
+    (27, [("store", 0, "a", 40, 2), ("wait", 4.97), ("crash_soon", 0, 3), ("stop", 0)]),
 ]
 """Plans that have once shown a bug, each as short as it can be."""
 

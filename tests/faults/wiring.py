@@ -172,12 +172,13 @@ class MetaHost:
         )
 
     def unfinished(self) -> list[Any]:
-        """Return what the catalog has still to do: repairs, trash, servers that came back, deleted files."""
+        """Return what there is still to do: repairs, trash, servers that came back, deleted files, scrubs asked for."""
         return self.ask(
             """SELECT 'repair', plans.name, position, remaining FROM repairs LEFT JOIN plans USING (generation)
             UNION ALL SELECT 'trash', block_id, server, due FROM trash
             UNION ALL SELECT 'displaced', address, 0, 0 FROM data_servers WHERE displaced
-            UNION ALL SELECT 'deleted', name, generation, due FROM plans WHERE state = 'deleted'"""
+            UNION ALL SELECT 'deleted', name, generation, due FROM plans WHERE state = 'deleted'
+            UNION ALL SELECT 'scrub', address, 0, 0 FROM data_servers WHERE scrub_hurry AND scrub_finished IS NULL"""
         )
 
     def committed_blocks(self) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field
 from sqlalchemy import insert, select
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock
 
 from filefly.catalog.commits import StoredReplicas
@@ -216,7 +216,12 @@ class Healing:
 
     async def scrub(self) -> None:
         """Let the scrub go round once."""
-        await self.until_done(self.scrubber.round())
+
+        async def go_round() -> None:
+            await self.scrubber.round()
+            await DeferredList(list(self.scrubber.under_way.values()))
+
+        await self.until_done(go_round())
 
     async def until_done(self, doing: Any) -> Any:
         """Let what waits for the clock go on until it is done, and return its result."""

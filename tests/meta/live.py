@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock
 
 from filefly.catalog.commits import StoredReplicas
@@ -154,7 +154,12 @@ class Live:
     async def scrub(self, after: float = 0) -> None:
         """Let time pass, and the scrub go round."""
         self.now += after
-        await self.until_done(self.scrubber.round())
+
+        async def go_round() -> None:
+            await self.scrubber.round()
+            await DeferredList(list(self.scrubber.under_way.values()))
+
+        await self.until_done(go_round())
 
     async def collect(self, after: float = 0) -> None:
         """Let time pass, and the trash be collected."""

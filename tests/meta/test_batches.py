@@ -39,7 +39,7 @@ def refused(sentence: str, code: str) -> dict[str, str]:
 
 
 def transactions_counted(cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note, from now on, how many changes each transaction has that has several: more than two, as its own loops may."""
+    """Note how many changes each transaction has from now on, if more than the two that its own loops may make."""
     groups: list[int] = []
     database = cluster.part(Transactions)._database
     write = database.write

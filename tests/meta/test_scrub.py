@@ -262,6 +262,35 @@ async def test_a_hurry_on_one_data_server_does_not_keep_others_waiting(reactor: 
         assert (2, "b-0") in await scrub_after(run, 0)
 
 
+@on_reactor
+async def test_a_data_server_that_is_silent_keeps_no_other_waiting(reactor: Any, tmp_path: Path) -> None:
+    """They go on while its answer is awaited, and it is asked nothing else meanwhile; its pass goes on with that."""
+    async with healing(reactor, tmp_path, servers=2) as run:
+        run.store("a", DATA * 3, (1, 2))
+        answer: Deferred[None] = Deferred()
+
+        async def silent(server: int, _block_id: str) -> None:
+            if server == 1:
+                await answer
+
+        run.cluster.before["find"] = silent
+        await run.scrubber.hurry(1)
+        run.scrubber.start()
+        while not run.cluster.asked:
+            await next_turn()
+        await run.scrubber.hurry(2)
+        while not passes(run.database)[2].finished:
+            run.clock.advance(1)
+            await next_turn()
+        assert [(1, "a-0"), (2, "a-0"), (2, "a-1"), (2, "a-2")] == read(run)
+        answer.callback(None)
+        while not passes(run.database)[1].finished:
+            run.clock.advance(1)
+            await next_turn()
+        await run.scrubber.stop()
+        assert [(1, "a-1"), (1, "a-2")] == read(run)
+
+
 # Starting and stopping
 
 
