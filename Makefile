@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python demo.py $(FILE)
 
 test: lint
-	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
