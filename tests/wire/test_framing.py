@@ -1,5 +1,4 @@
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -191,24 +190,19 @@ def test_nothing_behind_a_line_over_the_limit_is_kept() -> None:
     assert (0, b"", 0) == (peer.protocol._input.kept, peer.protocol._input._next, len(peer.protocol._input._behind))
 
 
-def seconds_for_a_line_of(size: int) -> float:
+def test_each_piece_of_a_long_line_is_taken_once() -> None:
+    """It goes to the end of one place and is let go of, so that the time is in proportion to the line's length."""
     peer = new_peer()
-    piece = b"x" * 256 * KIB
     waiting = peer.protocol.receive_line()
-    begun = time.perf_counter()
-    for _ in range(size // len(piece)):
-        peer.protocol.dataReceived(piece)
+    peer.protocol.dataReceived(b"x" * MIB)
+    gathered = peer.protocol._input._beginning
+    for number in range(2, 17):
+        peer.protocol.dataReceived(b"x" * MIB)
+        left = peer.protocol._input
+        assert gathered is left._beginning
+        assert (number * MIB, b"", 0) == (len(gathered), left._next, len(left._behind))
     peer.protocol.dataReceived(b"\n")
-    seconds = time.perf_counter() - begun
-    line = now(waiting)
-    assert size == len(line or b"")
-    return seconds
-
-
-def test_a_long_line_takes_time_in_proportion_to_its_length() -> None:
-    """A line four times as long takes about four times as long, not sixteen times; one quiet pair of seven shows it."""
-    ratios = [seconds_for_a_line_of(16 * MIB) / seconds_for_a_line_of(4 * MIB) for _ in range(7)]
-    assert min(ratios) <= 2 * 4
+    assert gathered is now(waiting)
 
 
 def test_what_comes_too_fast_stays_with_the_kernel() -> None:
