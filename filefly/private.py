@@ -1,7 +1,13 @@
-"""Files that are to be their users' alone: secrets, tokens, keys. Knows not what is in them."""
+"""Files that are to be their users' alone, or are read again when they change: secrets, tokens, keys, certificates.
+
+Knows not what is in them.
+"""
 
 import os
 import stat
+
+FileSignature = tuple[int, ...] | None
+"""What changes with a file; None where there is none."""
 
 
 def why_not_private(path: str | os.PathLike[str], found: os.stat_result, anyones: bool = False) -> str | None:
@@ -16,3 +22,12 @@ def why_not_private(path: str | os.PathLike[str], found: os.stat_result, anyones
     if not anyones and found.st_uid not in (0, user):
         return f"{path} is another user's ({found.st_uid}); run this as that user, or: chown {user} {path}"
     return None
+
+
+def signature_of(path: str | os.PathLike[str]) -> FileSignature:
+    """Return what changes when a file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

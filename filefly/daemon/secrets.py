@@ -3,7 +3,6 @@
 A file that cannot be used any more leaves the keys that were in it valid: a slip must not stop a cluster.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from filefly.client.signing_in import CheckStorage, prove
 from filefly.daemon.failures import DEFAULT_FREE, DEFAULT_MOST
 from filefly.daemon.options import absolute, positive
 from filefly.daemon.service import refuse
+from filefly.private import FileSignature, signature_of
 from filefly.security.keys import Keyring, SecretUnusable, read_secret
 from filefly.threads import WorkerPool
 
@@ -45,9 +45,6 @@ SECRET_PARAMETERS: Sequence[Sequence[Any]] = [
 ]
 """What closes a server of either kind."""
 
-_Signature = tuple[int, ...] | None
-"""What changes with a file; None where there is none."""
-
 
 class SecretFile:
     """A secret file, and the keys that were in it last; a daemon's Part, with a thread pool of its own."""
@@ -58,7 +55,7 @@ class SecretFile:
         """Read the file; raises SecretUnusable."""
         self._path = path
         self._pool = pool
-        self._seen = _signature(path)  # first: what changes meanwhile will be seen
+        self._seen = signature_of(path)  # first: what changes meanwhile will be seen
         self.keyring: Keyring = read_secret(path)
         self._read = self.keyring
         self._looks_to_go = 0  # until the first key that was read signs
@@ -112,17 +109,9 @@ class SecretFile:
                 self.log.info("key {id} signs", id=self.keyring.signing.id)
 
 
-def _signature(path: Path) -> _Signature:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _read_thd(path: Path, seen: _Signature) -> tuple[_Signature, Keyring | SecretUnusable] | None:
+def _read_thd(path: Path, seen: FileSignature) -> tuple[FileSignature, Keyring | SecretUnusable] | None:
     """Return what is in the file now, or why that cannot be used; None if it is the same file as was `seen`."""
-    signature = _signature(path)
+    signature = signature_of(path)
     if signature == seen:
         return None
     try:

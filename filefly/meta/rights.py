@@ -149,8 +149,9 @@ class Rights(SecretGuard):
         if token is None:
             raise Unauthorized('sign in first, by {"command":"auth","token":"..."} or filefly-client --token-file')
         self._check_role(request, token)
+        grant = Grant(token)
         for name in _names_of(request):
-            Grant(token).check_name(name)
+            grant.check_name(name)
 
     def _check_role(self, request: Request, token: Token) -> None:
         needed = ROLES.get(type(request))

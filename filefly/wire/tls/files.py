@@ -12,7 +12,6 @@ They are two: a metadata server dials data servers whose certificates a private 
 have none.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from filefly.errors import FileFlyError
+from filefly.private import FileSignature, signature_of
 
 if TYPE_CHECKING:
     from OpenSSL.SSL import Context
 
-Signature = tuple[tuple[int, ...] | None, ...]
+Signature = tuple[FileSignature, ...]
 """What changes with files; None where there is none."""
 
 
@@ -48,15 +48,7 @@ class TlsFiles:
 
     def signature(self) -> Signature:
         """Return what changes when one of the files does."""
-        return tuple(_signature(file) for file in self.given)
-
-
-def _signature(file: Path) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return tuple(map(signature_of, self.given))
 
 
 @frozen
