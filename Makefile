@@ -1,6 +1,8 @@
 # Two commands for a newcomer: `make demo` shows FileFly at work, `make test` runs every check.
 # A third takes half an hour: `make bench` measures FileFly beside SeaweedFS and the bare machine.
 PYTHON ?= python3
+# Tests wait for timers and daemons a third of their time.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 VENV := .venv
 BIN := $(VENV)/bin
 WEED_VENV := benchmarks/.weed-venv
@@ -12,7 +14,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python demo.py $(FILE)
 
 test: lint
-	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -10,8 +10,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 
-def pytest_collection_finish() -> None:
-    """Exempt all that was imported from the collection after each test, which is then quick."""
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> None:
+    """Exempt what was there before a module's tests from the collection after each of them, which is then quick."""
     gc.collect()
     gc.freeze()
 

@@ -31,3 +31,9 @@ def on_reactor(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Defe
 def next_turn() -> Deferred[None]:
     """Fire once the reactor has seen to everything else that is due."""
     return deferLater(_reactor(), 0, lambda: None)
+
+
+async def quiet() -> None:
+    """Wait until both ends of closed connections have noticed."""
+    for _ in range(10):
+        await next_turn()

@@ -44,7 +44,7 @@ class Disk:
         return None  # nobody knows what is in memory
 
     def drop_cached(self, descriptor: int) -> None:
-        """Have the next read of the file answered by the disk itself, not from the system's memory."""
+        """Have the file read from the disk itself, not from the system's memory, as far as the system lets go of it."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -13,7 +13,7 @@ from filefly.meta.server import MetadataServer
 from tests.docs.markdown import Block
 from tests.docs.volatile import Ports
 from tests.docs.wire import conversations, play
-from tests.system.processes import processes
+from tests.system.processes import processes, wait_until
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 CONVERSATIONS = conversations(PROTOCOL)
@@ -54,6 +54,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (folder / "blocks1").mkdir()
     (folder / "blocks1" / ".filefly.json").write_text(f'{{"storage_id":"{storage_id}"}}')
     with processes(folder, "--block-size", "8") as running:
+        begun = "SELECT count(scrub_begun) FROM data_servers"
+        wait_until(lambda: running.number_of(begun) == 2, "the first scrub passes, which find nothing")
         real = [daemon.ports[0] for daemon in running.all]
         yield Cluster(
             dict(zip(("meta", "data1", "data2"), real, strict=True)),

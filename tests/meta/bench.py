@@ -24,7 +24,6 @@ from filefly.threads import WorkerPool
 from filefly.units import MIB
 from tests.catalog.catalogs import BLOCK_SIZE, MODIFIED, commit, done, open_catalog, plan
 from tests.meta.running import DataNode, sum_of
-from tests.on_reactor import next_turn
 
 GRACE_SECONDS = 600
 DAY_SECONDS = 86400
@@ -129,5 +128,3 @@ async def on_a_bench(reactor: Any, folder: Path, data_servers: int = 2) -> Async
         bench.stop()
         for node in nodes:
             await node.stop()
-        for _ in range(20):
-            await next_turn()  # connections between data servers end a little later

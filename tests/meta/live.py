@@ -117,7 +117,6 @@ class Live:
     async def stop_server(self, server: int) -> None:
         """Stop a data server; who was connected to it has noticed."""
         await self.nodes[server - 1].stop()
-        await quiet()
 
     def start_server(self, server: int) -> None:
         """Start a data server again, at its address."""
@@ -200,10 +199,3 @@ async def living(reactor: Any, folder: Path, servers: int = 3) -> AsyncIterator[
         live.stop()
         for node in nodes:
             await node.stop()
-        await quiet()
-
-
-async def quiet() -> None:
-    """Wait until both ends of closed connections have noticed."""
-    for _ in range(10):
-        await next_turn()

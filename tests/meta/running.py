@@ -28,7 +28,7 @@ from tests.caller import Caller, calling
 from tests.catalog.catalogs import url_of
 from tests.data.disks import QuickDisk, take
 from tests.data.running import give_unique_id
-from tests.on_reactor import next_turn
+from tests.on_reactor import quiet
 
 T = TypeVar("T")
 
@@ -79,11 +79,12 @@ class DataNode:
         return self
 
     async def stop(self) -> None:
-        """Stop it, if it runs."""
+        """Stop it, if it runs; who was connected to it has noticed."""
         service, self._service = self._service, None
         if service is not None and self._storage is not None:
             await service.stopService()
             self._storage.release()
+        await quiet()
 
     def block_ids(self) -> list[str]:
         """Return what it holds, as its files are named."""
@@ -188,8 +189,6 @@ class RunningCluster:
         await self.stop_meta()
         for node in self.data:
             await node.stop()
-        for _ in range(10):
-            await next_turn()  # connections between data servers end a little later
 
     def nodes(self, *addresses: str) -> list[DataNode]:
         """Return the data servers at `addresses`."""

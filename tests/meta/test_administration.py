@@ -19,7 +19,7 @@ from filefly.wire.administration import (
 )
 from filefly.wire.messages import DataServerState, Ping, RegisterDataServer, ScrubProgress
 from tests.catalog.catalogs import done, ids_of, plan, seen
-from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living, quiet
+from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living
 from tests.meta.running import DataNode, asking, error, put
 from tests.on_reactor import next_turn, on_reactor
 
@@ -348,7 +348,6 @@ async def test_a_cluster_is_looked_after_over_the_wire(reactor: Any, tmp_path: P
             await next_turn()
         assert [second] == [server["address"] for server in await listed(caller)]
         assert ["a-0", "a-1"] == cluster.data[1].block_ids()
-    await quiet()
 
 
 @on_reactor
@@ -368,4 +367,3 @@ async def test_a_reader_s_report_has_a_replica_mended(reactor: Any, tmp_path: Pa
         assert not (first.folder / ".corrupt").exists()
         reply = await caller.ask(command="report_replica", block_id="", data_server=first.address)
         assert error("missing block_id", "bad_request") == reply
-    await quiet()

@@ -241,7 +241,7 @@ async def test_a_data_server_that_is_down_is_one_finding(tmp_path: Path, reactor
         [finding] = await cluster.findings(limit=1)
         address = cluster.bench.node(2).address
         assert ("unreachable", address) == (finding.kind, finding.data_server)
-        assert finding.sentence.startswith(f"data server {address} cannot be asked: {address}")
+        assert finding.sentence.startswith(f"data server {address} cannot be asked: cannot reach {address}: ")
         assert finding.mend.startswith("start the data server; if it has moved, filefly-client servers add HOST:PORT; ")
         assert finding.mend.endswith(f"if its disk is gone for good, filefly-client servers remove {address} --lost")
 

@@ -41,13 +41,6 @@ async def turn_until(bench: Bench, there: Any) -> None:
         await next_turn()
 
 
-async def stop(bench: Bench, server: int) -> None:
-    """Stop a data server, and let the connections to it end."""
-    await bench.node(server).stop()
-    for _ in range(5):
-        await next_turn()
-
-
 def restart(bench: Bench) -> None:
     """Let the metadata server start anew: it has heard of nobody yet."""
     bench.stop()
@@ -83,7 +76,7 @@ async def test_who_answers_is_up(reactor: Any, tmp_path: Path) -> None:
 async def test_who_misses_a_ping_is_suspect_and_then_down(reactor: Any, tmp_path: Path) -> None:
     """New blocks go elsewhere only once it is down; later its replicas do not count any more."""
     async with on_a_bench(reactor, tmp_path) as bench:
-        await stop(bench, 2)
+        await bench.node(2).stop()
         await check(bench, after=DOWN_AFTER - 1)
         assert (["up", "suspect"], [1, 2], [1]) == (states(bench), bench.cluster.placing(), bench.cluster.up())
         await check(bench, after=1)
@@ -105,7 +98,7 @@ async def test_one_answer_is_enough_to_be_up_again(reactor: Any, tmp_path: Path)
         bench.node(2).start()
         await check(bench, after=GRACE_SECONDS)
         assert (["up", "up"], None) == (states(bench), bench.health.seen(2).error)
-        await stop(bench, 2)
+        await bench.node(2).stop()
         await check(bench, after=DOWN_AFTER - 1)
         assert ["up", "suspect"] == states(bench)
 
@@ -114,7 +107,7 @@ async def test_one_answer_is_enough_to_be_up_again(reactor: Any, tmp_path: Path)
 async def test_who_never_answers_is_down_after_a_while(reactor: Any, tmp_path: Path) -> None:
     """It has its time from the start of the metadata server on."""
     async with on_a_bench(reactor, tmp_path) as bench:
-        await stop(bench, 2)
+        await bench.node(2).stop()
         restart(bench)
         await check(bench)
         assert ["up", "suspect"] == states(bench)
@@ -132,7 +125,7 @@ def test_a_block_must_fit_above_the_reserve(free: int, room: int, full: bool) ->
 async def test_who_has_no_room_is_full(reactor: Any, tmp_path: Path) -> None:
     """It gets no new blocks, but what it has is read, and deleted."""
     async with on_a_bench(reactor, tmp_path) as bench:
-        await stop(bench, 2)
+        await bench.node(2).stop()
         bench.node(2).reserve_bytes = 2**50
         bench.node(2).start()
         await check(bench)
@@ -183,7 +176,7 @@ class Strangers(Factory):
 
 async def strange(bench: Bench, reply: bytes | None) -> tuple[Any, Strangers]:
     """Put a strange server where the second data server was."""
-    await stop(bench, 2)
+    await bench.node(2).stop()
     factory = Strangers(reply)
     endpoint = TCP4ServerEndpoint(bench.reactor, bench.node(2).port, interface="127.0.0.1")
     return await endpoint.listen(factory), factory
@@ -285,7 +278,7 @@ async def test_data_servers_are_told_each_new_generation_once(
 async def test_who_was_away_is_told_when_it_is_back(reactor: Any, tmp_path: Path) -> None:
     """The highest generation of then."""
     async with on_a_bench(reactor, tmp_path) as bench:
-        await stop(bench, 2)
+        await bench.node(2).stop()
         plan(bench.database, "a")
         await check(bench)
         assert [1, 0] == [node.identity.get("generation", 0) for node in bench.nodes]
@@ -348,7 +341,7 @@ async def test_a_failing_round_is_logged_and_repeated(
     async with on_a_bench(reactor, tmp_path) as bench:
         rename = "ALTER TABLE {} RENAME TO {}"
         done(bench.database, lambda c: c.exec_driver_sql(rename.format("catalog", "hidden")) and None)
-        await stop(bench, 2)
+        await bench.node(2).stop()
         bench.health.start()
         await turn_until(bench, lambda: logged_failures)
         assert "no such table: catalog" in logged_failures[0].getErrorMessage()
@@ -368,7 +361,7 @@ async def test_a_failing_round_is_logged_and_repeated(
 async def test_who_cannot_be_asked_cannot_be_accepted(reactor: Any, tmp_path: Path) -> None:
     """Nobody knows what is there."""
     async with on_a_bench(reactor, tmp_path) as bench:
-        await stop(bench, 2)
+        await bench.node(2).stop()
         with pytest.raises(Unavailable):
             await bench.health.accept(bench.node(2).address)
         with pytest.raises(NotFound, match=r"^there is no data server nowhere:1"):

@@ -9,7 +9,7 @@ import pytest
 from filefly.catalog.endings import delete_file
 from filefly.wire.administration import Scrub
 from tests.catalog.catalogs import done
-from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living, quiet
+from tests.meta.live import DOWN_AFTER, GRACE, REPAIR_DELAY, Live, living
 from tests.meta.running import bytes_of, put, running
 from tests.on_reactor import next_turn, on_reactor
 
@@ -204,4 +204,3 @@ async def test_it_can_be_stopped_at_any_moment(reactor: Any, tmp_path: Path) -> 
             cluster.start_meta()
         async with cluster.calling() as caller:
             assert data == await bytes_of(caller, "a")
-    await quiet()

@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,17 @@ class Processes:
     def block_files(self, *numbers: int) -> dict[str, bytes]:
         """Return the block files in the storage directories, or in those of the data servers `numbers`."""
         chosen = numbers or range(1, len(self.data) + 1)
-        files = [file for number in chosen for file in self.storage(number).iterdir() if file.name[0] != "."]
-        return {file.name: file.read_bytes() for file in files}
+        blocks: dict[str, bytes] = {}
+        for file in [file for number in chosen for file in self.storage(number).iterdir() if file.name[0] != "."]:
+            with suppress(FileNotFoundError):  # it was moved or deleted meanwhile
+                blocks[file.name] = file.read_bytes()
+        return blocks
+
+    def number_of(self, query: str) -> int:
+        """Return the number that an SQL query of the catalog gives, while the metadata server runs."""
+        with closing(sqlite3.connect(f"file:{self.folder}/filefly-catalog.sqlite?mode=ro", uri=True)) as catalog:
+            [[number]] = catalog.execute(query)
+            return int(number)
 
     def unfinished(self) -> list[Path]:
         """Return what is in the storage directories of stores under way.

@@ -78,9 +78,14 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
 
 # Roles
 
-READING: Sequence[Sequence[str]] = (["ls"], ["stat", "there"], ["cat", "there"], ["servers"], ["ping"])
-ADDING: Sequence[Sequence[str]] = (["upload", "-q", "local"],)
-CHANGING: Sequence[Sequence[str]] = (["upload", "-q", "local", "--name", "old"], ["mv", "old", "new"], ["rm", "old"])
+FILES = ("there", "replaced", "moved", "removed")
+READING: Sequence[Sequence[str]] = (["ls"], ["stat", "ROLE/there"], ["cat", "ROLE/there"], ["servers"], ["ping"])
+ADDING: Sequence[Sequence[str]] = (["upload", "-q", "local", "--name", "ROLE/new"],)
+CHANGING: Sequence[Sequence[str]] = (
+    ["upload", "-q", "local", "--name", "ROLE/replaced"],
+    ["mv", "ROLE/moved", "ROLE/away"],
+    ["rm", "ROLE/removed"],
+)
 CARING: Sequence[Sequence[str]] = (
     ["fsck", "--quick", "-q"],
     ["scrub"],
@@ -91,17 +96,16 @@ CARING: Sequence[Sequence[str]] = (
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_allows_so_much_and_no_more(closed: Closed, role: str) -> None:
+def test_a_role_allows_so_much_and_no_more(closed: Closed, tmp_path: Path, role: str) -> None:
     """Who may not do something hears which role it takes, and which token he has shown."""
-    closed.put("there")
+    for name in FILES:
+        (tmp_path / name).write_bytes(SMALL)
+    closed.run("write", "upload", "-q", "-r", tmp_path, "--name", role)
     (closed.folder / "local").write_bytes(SMALL)
     allowed = 1 + ROLES.index(role)
     for number, commands in enumerate((READING, ADDING, CHANGING, CARING)):
         for command in commands:
-            if commands is not READING and commands is not CARING:
-                closed.put("old")
-                closed.run("write", "rm", "local", check=False)
-            done = closed.run(role, *command, check=False)
+            done = closed.run(role, *(word.replace("ROLE", role) for word in command), check=False)
             said = done.stderr.decode()
             assert (number < allowed) == (done.returncode == 0), (command, said)
             if done.returncode:

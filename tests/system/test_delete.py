@@ -1,8 +1,6 @@
 """Deleted is deleted: old bytes never come back, and the trash takes what is old and nothing else."""
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -34,10 +32,8 @@ def without_trash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processe
 
 def trash(cluster: Processes) -> int:
     """Return how many ended files, and replicas of them, the catalog still knows."""
-    with closing(sqlite3.connect(f"file:{cluster.folder}/filefly-catalog.sqlite?mode=ro", uri=True)) as catalog:
-        [[ended]] = catalog.execute("SELECT count(*) FROM plans WHERE state = 'deleted'")
-        [[count]] = catalog.execute("SELECT count(*) FROM trash")
-        return int(ended) + int(count)
+    ended = cluster.number_of("SELECT count(*) FROM plans WHERE state = 'deleted'")
+    return ended + cluster.number_of("SELECT count(*) FROM trash")
 
 
 def wait_for_the_trash(cluster: Processes) -> None:
