@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 from attrs import evolve
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from filefly.daemon.limits import allow_many_files, give_memory_back
 from filefly.daemon.logs import with_log
-from filefly.daemon.options import absolute, bind, positive
+from filefly.daemon.options import DaemonOptions, absolute, bind, positive
 from filefly.daemon.service import refuse
 from filefly.data.tap import DATA_FLAGS, DATA_PARAMETERS, data_service, take_storage
 from filefly.meta.tap import META_PARAMETERS, check_meta_options, meta_service, take_catalog
@@ -22,7 +21,7 @@ _SHARED = {parameter[0] for parameter in META_PARAMETERS}
 """Options of both servers, which stand here once."""
 
 
-class Options(UsageOptions):
+class Options(DaemonOptions):
     """The command line of `twistd filefly`."""
 
     synopsis = "[--root ./filefly-root]"

@@ -5,8 +5,8 @@ from typing import Any
 
 from twisted.python.usage import UsageError
 
-from filefly.daemon.options import duration, size
-from filefly.units import format_size, parse_size
+from filefly.daemon.options import size
+from filefly.units import format_size, parse_duration
 from filefly.wire.budget import LINE_FACTOR
 
 LIMIT_PARAMETERS: Sequence[Sequence[Any]] = [
@@ -29,14 +29,14 @@ LIMIT_PARAMETERS: Sequence[Sequence[Any]] = [
         None,
         "1h",
         "A connection without a request for so long is closed: 10m, 24h; 0: never.",
-        duration,
+        parse_duration,
     ],
     [
         "peer-timeout",
         None,
         "60s",
         "A peer that begins to send or to receive and does not go on for so long is lost; 0: never.",
-        duration,
+        parse_duration,
     ],
 ]
 """What every form of a server takes; see filefly.daemon.limits.ConnectionLimits.of."""
@@ -44,7 +44,7 @@ LIMIT_PARAMETERS: Sequence[Sequence[Any]] = [
 
 def check_limits(options: Mapping[str, Any]) -> None:
     """Raise UsageError for limits that contradict each other."""
-    most, longest = parse_size(str(options["max-buffered"])), options["max-line"]
+    most, longest = options["max-buffered"], options["max-line"]
     if LINE_FACTOR * longest > most:
         raise UsageError(
             f"--max-buffered must be at least {LINE_FACTOR} times --max-line, so {format_size(LINE_FACTOR * longest)}:"

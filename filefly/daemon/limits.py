@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, field
 
 from filefly.errors import Busy
-from filefly.units import KIB, parse_duration, parse_size
+from filefly.units import KIB
 from filefly.wire.budget import DEFAULT_MAX_BUFFERED, DEFAULT_MAX_UNSENT
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -42,10 +42,10 @@ class ConnectionLimits:
         return cls(
             options["max-connections"],
             options["max-connections-per-address"],
-            parse_size(str(options["max-buffered"])),
-            parse_size(str(options["max-unsent"])),
-            parse_duration(str(options["idle-timeout"])),
-            parse_duration(str(options["peer-timeout"])),
+            options["max-buffered"],
+            options["max-unsent"],
+            options["idle-timeout"],
+            options["peer-timeout"],
         )
 
     def check(self, host: str) -> None:

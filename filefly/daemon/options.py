@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.python.usage import Options
 
 from filefly.daemon.limits import DEFAULT_CONNECTIONS, DEFAULT_CONNECTIONS_PER_ADDRESS
 from filefly.daemon.service import refuse
-from filefly.units import parse_duration, parse_size
+from filefly.units import parse_size
 from filefly.wire.address import listening_endpoint
 
 
@@ -20,22 +21,12 @@ def positive(text: str) -> int:
     return number
 
 
-def size(text: str | int) -> int:
+def size(text: str) -> int:
     """Return a positive number of bytes; raises ValueError with a sentence."""
-    number = parse_size(str(text))
+    number = parse_size(text)
     if number < 1:
         raise ValueError("must be at least 1 byte")
     return number
-
-
-def room(text: str | int) -> int:
-    """Return a number of bytes, or 0; raises ValueError with a sentence."""
-    return parse_size(str(text))
-
-
-def duration(text: str | int) -> int:
-    """Return a number of seconds; raises ValueError with a sentence."""
-    return parse_duration(str(text))
 
 
 def absolute(text: str) -> Path:
@@ -52,6 +43,24 @@ def bind(reactor: Any, daemon: str, address: str) -> IStreamServerEndpoint:
     except OSError as error:
         cause = str(error.strerror).partition(" (while ")[0]  # create_server repeats the address
         refuse(daemon, f"cannot listen on {address}: {cause}; stop what uses it, or name another --addr")
+
+
+def defaults_of(parameters: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Return the values of options that nobody gave; as text they are written as one would give them."""
+    defaults = {}
+    for name, _short, default, _help, *convert in parameters:
+        defaults[name] = convert[0](default) if convert and isinstance(default, str) else default
+    return defaults
+
+
+class DaemonOptions(Options):
+    """The command line of a daemon, whose help shows defaults with their units."""
+
+    optParameters: ClassVar[Sequence[Sequence[Any]]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update(defaults_of(self.optParameters))
 
 
 CONNECTION_PARAMETERS: Sequence[Sequence[Any]] = [

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.daemon.protocol import ServerFactory, ServerProtocol
+from filefly.wire.address import HostPort
 
 STOP_DEADLINE_SECONDS = 10.0
 
@@ -56,7 +57,7 @@ class DaemonService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         host = port.getHost()
-        address = f"{host.host}:{host.port}" if isinstance(host, IPv4Address | IPv6Address) else host
+        address = str(HostPort(host.host, host.port)) if isinstance(host, IPv4Address | IPv6Address) else host
         on_network = isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback
         if self._factory.guard.is_open and on_network:
             self.log.warn(

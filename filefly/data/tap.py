@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from filefly.daemon.failures import Failures
 from filefly.daemon.limit_options import LIMIT_PARAMETERS, check_limits
 from filefly.daemon.limits import ConnectionLimits, allow_many_files, give_memory_back
 from filefly.daemon.logs import LOG_PARAMETERS, with_log
-from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, positive, room, size
+from filefly.daemon.options import CONNECTION_PARAMETERS, DaemonOptions, absolute, bind, positive, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.secrets import SECRET_PARAMETERS, SecretFile, take_secret
 from filefly.daemon.service import DaemonService, Part, refuse
@@ -26,18 +25,16 @@ from filefly.data.rights import DataGuard
 from filefly.data.server import DataServer
 from filefly.data.storage import Storage, StorageUnusable, open_storage
 from filefly.threads import WorkerPool
-from filefly.units import MIB
-from filefly.wire.framing import DEFAULT_MAX_LINE
-from filefly.wire.messages import MAX_BLOCK_SIZE
+from filefly.units import parse_size
 
 NAME = "filefly-data"
 DISK_THREADS = 8
 
 
 DATA_PARAMETERS: Sequence[Sequence[Any]] = [
-    ["max-block-size", None, MAX_BLOCK_SIZE, "Largest block to accept: 8, 64KiB, 8MiB.", size],
-    ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 block.", size],
-    ["reserve", None, 1024 * MIB, "Room to leave free; below it new blocks are refused: 0, 512MiB, 1GiB.", room],
+    ["max-block-size", None, "64MiB", "Largest block to accept: 8, 64KiB, 8MiB.", size],
+    ["max-line", None, "24MiB", "Longest request line, and so the largest base64 block.", size],
+    ["reserve", None, "1GiB", "Room to leave free; below it new blocks are refused: 0, 512MiB, 2GiB.", parse_size],
     ["disk-threads", None, DISK_THREADS, "Most blocks to read and write at once.", positive],
     *CONNECTION_PARAMETERS,
     *LIMIT_PARAMETERS,
@@ -51,7 +48,7 @@ DATA_FLAGS: Sequence[Sequence[Any]] = [
 """What every form of the data server takes."""
 
 
-class Options(UsageOptions):
+class Options(DaemonOptions):
     """The command line of `twistd filefly-data`."""
 
     synopsis = "[--addr :9001] [--storage-dir ./blocks]"

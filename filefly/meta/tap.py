@@ -9,7 +9,6 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from filefly.catalog.database import Database, open_database
@@ -21,7 +20,7 @@ from filefly.daemon.failures import Failures
 from filefly.daemon.limit_options import LIMIT_PARAMETERS, check_limits
 from filefly.daemon.limits import ConnectionLimits, allow_many_files, give_memory_back
 from filefly.daemon.logs import LOG_PARAMETERS, with_log
-from filefly.daemon.options import CONNECTION_PARAMETERS, absolute, bind, duration, positive, size
+from filefly.daemon.options import CONNECTION_PARAMETERS, DaemonOptions, absolute, bind, positive, size
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.secrets import SECRET_PARAMETERS, take_secret
 from filefly.daemon.service import DaemonService, Part, refuse
@@ -45,33 +44,31 @@ from filefly.meta.transactions import Transactions
 from filefly.meta.trash import TrashCollector
 from filefly.meta.uploading import Uploader
 from filefly.threads import WorkerPool
-from filefly.units import MIB
+from filefly.units import parse_duration as duration
 from filefly.wire.address import check_client_address
-from filefly.wire.framing import DEFAULT_MAX_LINE
 from filefly.wire.messages import MAX_BLOCK_SIZE, MAX_BLOCKS, MAX_PAGE
 from filefly.wire.times import rfc3339
 
 NAME = "filefly-meta"
-DEFAULT_BLOCK_SIZE = 8 * MIB
 
 META_PARAMETERS: Sequence[Sequence[Any]] = [
-    ["block-size", None, DEFAULT_BLOCK_SIZE, "Size of the blocks of new files: 8, 64KiB, 8MiB; at most 64MiB.", size],
+    ["block-size", None, "8MiB", "Size of the blocks of new files: 8, 64KiB, 8MiB; at most 64MiB.", size],
     ["replicas", None, 1, "Copies of each block, on distinct data servers, unless a client asks otherwise.", positive],
-    ["trash-grace", None, 600, "How long deleted files' blocks are kept, in running time: 0, 30s, 10m.", duration],
-    ["pending-ttl", None, 86400, "Without a sign of life for so long, an upload is given up: 30m, 24h.", duration],
-    ["health-interval", None, 5, "How often each data server is pinged.", duration],
-    ["down-after", None, 15, "Without an answer for so long, a data server is down.", duration],
-    ["repair-delay", None, 600, "A data server that is down for so long has its blocks copied elsewhere.", duration],
-    ["repair-rate", None, 100 * MIB, "Most bytes a second to copy for repair: 20MiB, 1GiB.", size],
-    ["scrub-period", None, 1209600, "In so long every block is re-read and checked: 36h, 14d.", duration],
+    ["trash-grace", None, "10m", "How long deleted files' blocks are kept, in running time: 0, 30s, 10m.", duration],
+    ["pending-ttl", None, "24h", "Without a sign of life for so long, an upload is given up: 30m, 24h.", duration],
+    ["health-interval", None, "5s", "How often each data server is pinged.", duration],
+    ["down-after", None, "15s", "Without an answer for so long, a data server is down.", duration],
+    ["repair-delay", None, "10m", "A data server that is down for so long has its blocks copied elsewhere.", duration],
+    ["repair-rate", None, "100MiB", "Most bytes a second to copy for repair: 20MiB, 1GiB.", size],
+    ["scrub-period", None, "14d", "In so long every block is re-read and checked: 36h, 14d.", duration],
     [
         "catalog-backup-interval",
         None,
-        3600,
+        "1h",
         "How often the catalog is stored as a file, too; 0: never.",
         duration,
     ],
-    ["max-line", None, DEFAULT_MAX_LINE, "Longest request line, and so the largest base64 data.", size],
+    ["max-line", None, "24MiB", "Longest request line, and so the largest base64 data.", size],
     ["max-blocks-per-file", None, MAX_BLOCKS, "Most blocks of a file; larger ones get larger blocks.", positive],
     [
         "max-page",
@@ -89,7 +86,7 @@ META_PARAMETERS: Sequence[Sequence[Any]] = [
 """What every form of the metadata server takes."""
 
 
-class Options(UsageOptions):
+class Options(DaemonOptions):
     """The command line of `twistd filefly-meta`."""
 
     synopsis = "--data-servers HOST:PORT,HOST:PORT [--addr :9000]"

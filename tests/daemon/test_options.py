@@ -1,10 +1,14 @@
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from twisted.internet.protocol import Factory
 
-from filefly.daemon.options import absolute, bind, positive, size
+from filefly.all_in_one import Options as AllInOneOptions
+from filefly.daemon.options import DaemonOptions, absolute, bind, positive, size
+from filefly.data.tap import Options as DataOptions
+from filefly.meta.tap import Options as MetaOptions
 from tests.on_reactor import on_reactor
 
 
@@ -21,8 +25,8 @@ def test_what_is_no_positive_number_is_refused(text: str) -> None:
 
 
 def test_a_size_is_read() -> None:
-    """A default is a number already."""
-    assert [8, 65536, 7] == [size("8"), size("64KiB"), size(7)]
+    """With or without its unit."""
+    assert [8, 65536] == [size("8"), size("64KiB")]
 
 
 @pytest.mark.parametrize("text", ["0", "0MiB", "-1", "x"])
@@ -57,3 +61,29 @@ def test_a_bad_address_ends_the_process_with_a_sentence(reactor: Any) -> None:
     """The sentence names the option."""
     with pytest.raises(SystemExit, match=r"^filefly-data: --addr: 'nonsense' is neither HOST:PORT nor"):
         bind(reactor, "filefly-data", "nonsense")
+
+
+class _SomeOptions(DaemonOptions):
+    optParameters: ClassVar[Sequence[Sequence[Any]]] = [
+        ["room", None, "8MiB", "Something with a unit.", size],
+        ["count", None, 3, "A number.", positive],
+        ["name", None, "8MiB", "A text."],
+        ["nothing", None, None, "Nothing.", size],
+    ]
+
+
+def test_a_default_is_shown_as_one_writes_it() -> None:
+    """And used as if one had given it."""
+    options: Any = _SomeOptions()
+    assert "[default: 8MiB]" in str(options)
+    assert {"room": 8 << 20, "count": 3, "name": "8MiB", "nothing": None} == dict(options)
+    options.parseOptions(["--room", "1KiB"])
+    assert 1024 == options["room"]
+
+
+@pytest.mark.parametrize("kind", [AllInOneOptions, DataOptions, MetaOptions])
+def test_no_help_shows_a_number_of_seconds_or_bytes(kind: type[DaemonOptions]) -> None:
+    """Nobody counts zeros."""
+    converted = [parameter for parameter in kind.optParameters if parameter[4:] and parameter[4] is not positive]
+    assert 12 <= len(converted)
+    assert [] == [name for name, _short, default, *_ in converted if isinstance(default, int)]

@@ -187,3 +187,19 @@ async def test_who_listens_on_a_network_is_warned_once(reactor: Any, host: str, 
     told = [formatEvent(event) for event in events if "log_level" in event and event["log_level"] is LogLevel.warn]
     assert warned == len(told)
     assert all("can read, overwrite and delete everything" in sentence for sentence in told)
+
+
+@on_reactor
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_where_it_listens_is_told_as_one_would_write_it(reactor: Any, host: str) -> None:
+    """An IPv6 address is told from the port by its brackets."""
+    try:
+        endpoint = listening_endpoint(reactor, f"{host}:0")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    service = DaemonService(reactor, "filefly-test", endpoint, ServerFactory(reactor, SlowVerbs()), [])
+    with capturedLogs() as events:
+        service.startService()
+    port = service._port.getHost().port  # type: ignore[union-attr]
+    await service.stopService()
+    assert f"filefly-test is listening on {host}:{port}" in [formatEvent(event) for event in events]

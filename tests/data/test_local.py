@@ -22,6 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 from zope.interface import implementer
 
+from filefly.daemon.options import defaults_of
 from filefly.data.local import LocalSocket, WithLocalSocket, name_of_local_socket
 from filefly.data.tap import DATA_PARAMETERS, data_service
 from filefly.wire.address import listening_endpoint
@@ -31,7 +32,7 @@ from tests.data.running import DIGITS, HeldDisk, Running, error, give_unique_id,
 from tests.descriptors import none_left
 from tests.on_reactor import next_turn, on_reactor
 
-OPTIONS = {parameter[0]: parameter[2] for parameter in DATA_PARAMETERS}
+OPTIONS = defaults_of(DATA_PARAMETERS)
 OPTIONS |= {"max-block-size": 1000, "max-line": 1000, "reserve": 0, "disk-threads": 1}
 
 

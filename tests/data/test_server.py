@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionClosed
 from twisted.internet.error import ConnectionRefusedError as Refused
 
 from filefly import __version__
+from filefly.daemon.options import defaults_of
 from filefly.daemon.service import STOP_DEADLINE_SECONDS
 from filefly.data.tap import DATA_PARAMETERS, data_service
 from filefly.wire.address import listening_endpoint
@@ -435,7 +436,7 @@ async def test_a_peer_that_never_finishes_its_payload_is_cut_off(reactor: Any, t
 @on_reactor
 async def test_the_data_service_starts_and_stops(reactor: Any, tmp_path: Path) -> None:
     """The service that `twistd` runs serves blocks from its options, and can be started again."""
-    options = {parameter[0]: parameter[2] for parameter in DATA_PARAMETERS}
+    options = defaults_of(DATA_PARAMETERS)
     options |= {"max-block-size": 1000, "max-line": 100, "reserve": 0, "no-local-reads": 0}
     for n in range(2):
         storage = take(tmp_path)

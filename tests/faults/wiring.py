@@ -14,6 +14,7 @@ from crc32c import crc32c
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from filefly.catalog.database import open_database
+from filefly.daemon.options import defaults_of
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
@@ -125,7 +126,7 @@ class MetaHost:
                 database.close()
 
         process.at_death.append(close)
-        options = {parameter[0]: parameter[2] for parameter in META_PARAMETERS} | _OPTIONS
+        options = defaults_of(META_PARAMETERS) | _OPTIONS
         options |= self.options
         endpoint = TCP4ServerEndpoint(process, 9000)
         listed = dict.fromkeys(self.listed)

@@ -12,6 +12,7 @@ from attrs import define, field
 from crc32c import crc32c
 
 from filefly.client.api import Client
+from filefly.daemon.options import defaults_of
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import DaemonService
 from filefly.data.blocks import BlockStore
@@ -217,7 +218,7 @@ async def running(
         DataNode(reactor, folder / f"data{number}", local_reads=local_reads).start()
         for number in range(1, data_servers + 1)
     ]
-    chosen = {parameter[0]: parameter[2] for parameter in META_PARAMETERS}
+    chosen = defaults_of(META_PARAMETERS)
     # Health is looked at once, at the start: a test that is about it asks again itself.
     chosen |= {"block-size": BLOCK_SIZE, "health-interval": 3600}
     chosen |= {name.replace("_", "-"): value for name, value in options.items()}
