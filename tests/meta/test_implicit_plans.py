@@ -150,7 +150,7 @@ async def test_an_implicit_plan_replaces_an_older_file(reactor: Any, tmp_path: P
 
 @on_reactor
 async def test_an_implicit_plan_does_not_replace_a_newer_file(reactor: Any, tmp_path: Path) -> None:
-    """One that was renamed over it, say: plans of the new name are not ended by that, only outdated."""
+    """One that was renamed over it, say: plans of the new name are over then."""
     async with asking(reactor, tmp_path) as (cluster, caller):
         older = await plan_of(caller)
         newer = await put(cluster, caller, "b", NEW)
@@ -164,11 +164,11 @@ async def test_an_implicit_plan_does_not_replace_a_newer_file(reactor: Any, tmp_
 async def test_an_implicit_plan_keeps_its_condition(reactor: Any, tmp_path: Path) -> None:
     """`if_generation` holds for a plan that commits itself, too."""
     async with asking(reactor, tmp_path) as (cluster, caller):
-        plan = await plan_of(caller, if_generation=0)
-        moved = await put(cluster, caller, "b", OLD)
-        assert plan["generation"] < moved["generation"]
-        newer = await plan_of(caller, if_generation=0)
-        await caller.ask(command="rename_file", file_name="b", new_name="a")
+        first = await put(cluster, caller, "a", OLD)
+        older = await plan_of(caller, explicit=True)
+        newer = await plan_of(caller, if_generation=first["generation"])
+        await push(cluster, older, OLD)
+        await caller.ask(command="complete_file", file_name="a", generation=older["generation"])
         await push(cluster, newer, NEW)
         assert OLD == await bytes_of(caller, "a")
 
