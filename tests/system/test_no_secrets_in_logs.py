@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,6 @@ def spoken(tmp_path: Path) -> Iterator[Spoken]:
         yield Spoken(cluster, never)
 
 
-def plan_of(answers: Sequence[Any]) -> Any:
-    return answers[-1]["metadata"]
-
-
 def changed(text: str) -> str:
     """Return a token or a ticket with one character of its signature changed."""
     return text[:-9] + ("A" if text[-9] != "A" else "B") + text[-8:]
@@ -96,11 +92,14 @@ def test_a_closed_cluster_keeps_to_itself_what_is_secret(spoken: Spoken) -> None
     auth = {"command": "auth", "token": writer}
     plan = {"command": "store_file", "file_name": "a", "file_size": len(CONTENTS), "explicit": True}
 
+    plans: list[Any] = []
+
     def planned() -> bool:
-        return "metadata" in spoken.say(meta, auth, plan)[-1]
+        plans.append(spoken.say(meta, auth, plan)[-1].get("metadata", {}))
+        return "tickets" in plans[-1]
 
     wait_until(planned, "data servers to be known")
-    told = plan_of(spoken.say(meta, auth, plan))
+    told = plans[-1]
     [block] = told["blocks"]
     spoken.never += [ticket.encode() for ticket in told["tickets"].values()]
     [server] = [each for each in cluster.data if each.address == block["data_server"]]
