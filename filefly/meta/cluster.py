@@ -102,12 +102,16 @@ class Cluster:
         return [server for server in self.servers if self.condition(server).state == "up"]
 
     def placing(self) -> list[int]:
-        """Return the data servers that get new blocks, in a stable order: none that is down, draining or full."""
-        return [row.key for row in self.servers.values() if row.placing and not row.draining and self._takes(row.key)]
+        """Return the data servers that get new blocks, in a stable order: none that is down, draining or full.
 
-    def _takes(self, server: int) -> bool:
-        condition = self.condition(server)
-        return condition.state != "down" and not condition.full
+        In a closed cluster also none that has not proved yet that it is of this cluster.
+        """
+        return [row.key for row in self.servers.values() if row.placing and not row.draining and self._takes(row)]
+
+    def _takes(self, row: DataServerRow) -> bool:
+        condition = self.condition(row.key)
+        known = self._secret is None or row.storage_id is not None
+        return known and condition.state != "down" and not condition.full
 
     def start(self) -> None:
         """Nothing to start: connections are made as they are needed."""

@@ -26,7 +26,7 @@ from filefly.catalog.inventory import (
     resume,
     suspend,
 )
-from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut
+from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut, Unauthorized
 from filefly.meta.cluster import Cluster, Condition
 from filefly.meta.identity import Identity, reconcile
 from filefly.meta.rounds import Rounds
@@ -107,6 +107,8 @@ class Health:
         seen = self.seen(server)
         try:
             pongs[server] = await self._in_time(self._cluster.ping(server))
+        except Unauthorized as error:
+            self._refuse(server, str(error), str(error))  # it names the address
         except FileFlyError as error:
             seen.error, seen.refused = str(error), False
         except Exception as error:  # a background loop logs and goes on
@@ -138,11 +140,18 @@ class Health:
             if identity is None:
                 found.refused[server] = _NAMELESS
         for server, why in found.refused.items():
-            self.seen(server).error, self.seen(server).refused = why, True
+            self._refuse(server, why, f"{self._cluster.servers[server].address} {why}")
         present = [*found.ours, *found.new, *found.moved]
         generations = [pong.generation or 0 for key, pong in pongs.items() if key not in found.refused]
         await self._compare(max(generations, default=0), about.suspended)
         await self._tell(present, {*found.unadopted, *found.new}, about.catalog_id)
+
+    def _refuse(self, server: int, why: str, sentence: str) -> None:
+        """Have nothing to do with a data server that answers, and say so once."""
+        seen = self.seen(server)
+        if seen.error != why:
+            self.log.warn("data server {sentence}", sentence=sentence)
+        seen.error, seen.refused = why, True
 
     def _answered(self, server: int, pong: Pong) -> None:
         seen = self.seen(server)

@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
@@ -229,6 +230,20 @@ async def test_who_does_not_tell_who_it_is_is_refused(reactor: Any, tmp_path: Pa
         with pytest.raises(Conflict) as caught:
             await bench.health.accept(bench.node(2).address)
         assert f"{bench.node(2).address} {sentence}" == str(caught.value)
+        await port.stopListening()
+
+
+@on_reactor
+async def test_who_lacks_the_secret_is_refused_at_once(reactor: Any, tmp_path: Path) -> None:
+    """It is not waited for as for one that is silent; the log says so once, not at every ping."""
+    async with on_a_bench(reactor, tmp_path) as bench:
+        port, _factory = await strange(bench, b'{"status":"error","error":"it:9 has no secret","code":"unauthorized"}')
+        with capturedLogs() as events:
+            await check(bench)
+            await check(bench)
+        assert (["up", "down"], [1]) == (states(bench), bench.cluster.placing())
+        warned = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        assert ["data server it:9 has no secret"] == warned
         await port.stopListening()
 
 

@@ -152,6 +152,20 @@ def wait_until_told(daemon: Daemon, *fields: str) -> None:
     wait_until(told, f"{daemon.name} to tell of {fields}")
 
 
+def test_a_data_server_without_the_secret_is_given_nothing(tmp_path: Path) -> None:
+    """Neither before it was asked who it is, nor after it."""
+    create_secret(tmp_path / "secret")
+    with processes(tmp_path, *SECRET, data_servers=1) as cluster:
+        closed = Closed(cluster)
+        closed.token("admin", Role.ADMIN)
+        nowhere = "replica count 1 exceeds available data servers (0)"
+        assert nowhere == closed.ask("store_file", file_name="a", file_size=7)["error"]
+        wait_until(lambda: closed.state_of(cluster.data[0]) == "down", "the data server to be refused")
+        assert nowhere == closed.ask("store_file", file_name="a", file_size=7)["error"]
+        refused = f"data server {cluster.data[0].address}: it has no secret (--secret-file)"
+        assert 1 == cluster.meta.log.read_text().count(refused)
+
+
 # What is lost
 
 
