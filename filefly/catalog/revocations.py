@@ -8,18 +8,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, insert, select
 
 from filefly.catalog.schema import revoked_tokens
-from filefly.errors import BadRequest
 from filefly.wire.security import RevokedToken
-
-_MOST_CHARACTERS = 200
 
 _c = revoked_tokens.c
 
 
 def revoke_token(connection: Connection, token_id: str, now: str) -> None:
-    """Note that a token is void since `now` (RFC 3339); again is fine. Raises BadRequest for what is no id."""
-    if not 1 <= len(token_id) <= _MOST_CHARACTERS:
-        raise BadRequest(f"token_id must have 1 to {_MOST_CHARACTERS} characters")
+    """Note that a token is void since `now` (RFC 3339); again is fine."""
     if connection.execute(select(_c.token_id).where(_c.token_id == token_id)).first() is None:
         connection.execute(insert(revoked_tokens).values(token_id=token_id, revoked=now))
 

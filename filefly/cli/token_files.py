@@ -1,6 +1,7 @@
 """Tokens as their users keep them: in a file that is theirs alone, or in the environment. Knows not what they say."""
 
 import os
+import re
 import stat
 import sys
 
@@ -11,6 +12,7 @@ from filefly.private import why_not_private
 
 VARIABLE = "FILEFLY_TOKEN"
 _MOST_BYTES = 8192
+_LIKE_A_TOKEN = re.compile(r"[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}", re.ASCII)
 
 
 @frozen
@@ -42,6 +44,10 @@ def _read(path: str) -> str:
                 raise FileFlyError(sentence)
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
+        if _LIKE_A_TOKEN.fullmatch(path):  # it is not to be told
+            raise FileFlyError(
+                f"that is a token, and not the name of a file that has one; a token itself goes into {VARIABLE}"
+            ) from None
         raise FileFlyError(f"cannot read the token in {path}: {error.strerror}") from None
     return _one_word(data.decode("ascii", "replace"), path)
 

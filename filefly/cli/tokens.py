@@ -1,6 +1,7 @@
 """token: what says who a client is, and what it may do."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ _CONCURRENCY = 1
 _ROLES = ("read", "append", "write", "admin")
 _MOST_SECONDS = 100 * 365 * 86_400
 _MAX_PREFIX_BYTES = 1024
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class ShownToken(Struct, frozen=True, omit_defaults=True):
@@ -212,8 +214,8 @@ def revoke(token_id: str) -> None:
     Example:
       filefly-client token revoke 5e2a90c1d4b7f638
     """
-    if "." in token_id:
-        raise click.UsageError("That is a token; ID is what filefly-client token show tells of it.")
+    if _ID.fullmatch(token_id) is None:
+        raise click.UsageError("ID is 16 digits from 0 to f: those that filefly-client token show tells of a token.")
 
     async def command(client: "Client") -> None:
         await client.administration.revoke_token(token_id)

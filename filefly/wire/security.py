@@ -10,6 +10,9 @@ from filefly.wire.messages import Number, Reply, Request
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 """16 random bytes as lower-case hex digits."""
 
+TokenId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,32}\Z")]
+"""A token's id; what is longer may be a token itself, or a part of one, which nobody is to write down."""
+
 # Both servers
 
 
@@ -49,7 +52,7 @@ class Proof(Reply, frozen=True, tag="ok"):
 class RevokeToken(Request, frozen=True, tag="revoke_token"):
     """Make a token void from now on, by its id."""
 
-    token_id: str
+    token_id: TokenId
 
 
 class RevokedToken(Struct, frozen=True):

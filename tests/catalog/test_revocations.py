@@ -1,10 +1,7 @@
 from pathlib import Path
 
-import pytest
-
 from filefly.catalog.revocations import list_revoked_tokens, revoke_token
 from filefly.catalog.snapshots import Snapshots
-from filefly.errors import BadRequest
 from filefly.wire.security import RevokedToken
 from tests.catalog.catalogs import done, opened, seen
 
@@ -27,15 +24,6 @@ def test_to_revoke_again_is_fine(tmp_path: Path) -> None:
         done(database, revoke_token, "a", EARLIER)
         done(database, revoke_token, "a", LATER)
         assert [RevokedToken("a", EARLIER)] == seen(database, list_revoked_tokens)
-
-
-@pytest.mark.parametrize("token_id", ["", "x" * 201])
-def test_what_is_no_id_is_refused(tmp_path: Path, token_id: str) -> None:
-    """Nothing is kept of it."""
-    with opened(tmp_path) as database:
-        with pytest.raises(BadRequest, match=r"^token_id must have 1 to 200 characters$"):
-            done(database, revoke_token, token_id, EARLIER)
-        assert [] == seen(database, list_revoked_tokens)
 
 
 def test_a_revocation_is_worth_a_backup(tmp_path: Path) -> None:

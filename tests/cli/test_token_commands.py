@@ -166,9 +166,9 @@ def test_what_is_no_token_is_told(text: str) -> None:
 async def test_a_token_is_made_void(reactor: Any, tmp_path: Path) -> None:
     """By its id."""
     async with administered(reactor, {RevokeToken: [Reply()]}) as (server, _client):
-        done = await shell_at(server.address, tmp_path).run("token", "revoke", "5e2a")
-        assert (0, "filefly-client: the token 5e2a is void\n") == (done.returncode, done.stderr)
-        assert [RevokeToken("5e2a")] == server.asked
+        done = await shell_at(server.address, tmp_path).run("token", "revoke", "5e2a90c1d4b7f638")
+        assert (0, "filefly-client: the token 5e2a90c1d4b7f638 is void\n") == (done.returncode, done.stderr)
+        assert [RevokeToken("5e2a90c1d4b7f638")] == server.asked
 
 
 @pytest.mark.parametrize(
@@ -203,5 +203,5 @@ async def test_who_may_not_make_a_token_void_hears_with_which_token(reactor: Any
     ):
         shell = shell_at(server.address, tmp_path)
         assert (f"that takes a token of role admin (signed in with the token of {token})") == await shell.refusal(
-            "--token-file", str(token), "token", "revoke", "5e2a"
+            "--token-file", str(token), "token", "revoke", "5e2a90c1d4b7f638"
         )

@@ -8,6 +8,9 @@ from click.testing import CliRunner
 from filefly.cli.options import cluster_options, token
 from filefly.cli.token_files import given_token
 from filefly.errors import FileFlyError
+from filefly.security.keys import Keyring
+from filefly.security.tokens import Role, Token, issue_token
+from tests.security.texts import KEY
 
 
 @click.group()
@@ -93,6 +96,14 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """By its name."""
     with pytest.raises(FileFlyError, match=rf"^cannot read the token in {tmp_path}/x: No such file or directory$"):
         given_token(f"{tmp_path}/x")
+
+
+def test_a_token_in_the_place_of_its_file_is_not_repeated() -> None:
+    """A slip of one who has it in a variable."""
+    text = issue_token(Keyring([KEY]), Token("t-1", Role.READ))
+    with pytest.raises(FileFlyError, match=r"^that is a token, and not .* goes into FILEFLY_TOKEN$") as caught:
+        given_token(text)
+    assert text not in str(caught.value)
 
 
 def test_a_token_may_come_through_a_pipe() -> None:

@@ -284,7 +284,7 @@ ASKED: Sequence[Asked] = [
     Asked("", "fsck", _care("fsck", limit=1, verify=False)),
     Asked("", "backup_catalog", _care("backup_catalog")),
     Asked("", "accept_catalog", _care("accept_catalog")),
-    Asked("", "revoke_token", _care("revoke_token", token_id="void {}"), changes=True),
+    Asked("", "revoke_token", _care("revoke_token", token_id="void-{}"), changes=True),
     Asked("", "list_revoked_tokens", _care("list_revoked_tokens")),
     Asked("", "set_quota", _care("set_quota", prefix="limited {}/", max_files=1), changes=True),
     Asked("", "list_quotas", _care("list_quotas")),

@@ -140,7 +140,7 @@ def _everybody(matrix: Matrix) -> list[Signer]:
     """Return all, those whose tokens are revoked among them."""
 
     def revoked_since(talk: Talk) -> None:
-        text = token("admin", token_id=f"since {next(matrix._numbers)}")
+        text = token("admin", token_id=f"since-{next(matrix._numbers)}")
         present(text, True)(talk)
         daemon = matrix.talk_of(_named("daemon"))
         done(daemon, command="revoke_token", token_id=jwt.decode(text, options={"verify_signature": False})["jti"])

@@ -130,12 +130,12 @@ def test_caring_for_a_cluster_is_told(closed: Watched) -> None:
     """Tokens, quotas and data servers."""
     address = closed.cluster.data[0].address
     for command in (
-        ["token", "revoke", "id-of-stranger"],
+        ["token", "revoke", "1234567890abcdef"],
         ["quota", "set", "logs/", "--max-files", "7"],
         ["undrain", address],
     ):
         closed.cluster.client("--token-file", "boss", *command)
-    assert "ok" == closed.told(closed.cluster.meta, command="revoke_token", token_id="id-of-stranger")["result"]
+    assert "ok" == closed.told(closed.cluster.meta, command="revoke_token", token_id="1234567890abcdef")["result"]
     assert 7 == closed.told(closed.cluster.meta, command="set_quota", prefix="logs/")["max_files"]
     assert "ok" == closed.told(closed.cluster.meta, command="undrain", data_server_addr=address)["result"]
 

@@ -138,6 +138,9 @@ def test_a_closed_cluster_keeps_to_itself_what_is_secret(spoken: Spoken) -> None
     spoken.say(meta, auth, {"command": "complete_file", "generation": told["generation"]})
     spoken.say(meta, {"command": "auth", "token": reader}, {"command": "fetch_file", "file_name": "a"})
     spoken.say(meta, {"command": "auth", "token": reader}, {"command": "delete_file", "file_name": "a"})
+    for mistaken in (writer, writer.rpartition(".")[2]):
+        revoke = {"command": "revoke_token", "token_id": mistaken}
+        assert "bad_request" == spoken.say(meta, {"command": "auth", "token": admin}, revoke)[1]["code"]
     spoken.say(meta, {"command": "auth", "token": admin}, {"command": "revoke_token", "token_id": "writer"}, auth)
     (cluster.folder / "token").write_text(writer)
     (cluster.folder / "token").chmod(0o600)
