@@ -1,11 +1,11 @@
 """Option values as both daemons take them. For use in `makeService`: each check ends the process with a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.python.usage import Options
+from twisted.python.usage import Options, UsageError
 
 from filefly.daemon.limits import DEFAULT_CONNECTIONS, DEFAULT_CONNECTIONS_PER_ADDRESS
 from filefly.daemon.service import refuse
@@ -53,10 +53,28 @@ def defaults_of(parameters: Sequence[Sequence[Any]]) -> dict[str, Any]:
     return defaults
 
 
+def _telling_its_name(
+    name: str, short: str | None, default: Any, text: str, convert: Callable[[str], Any] = str
+) -> Sequence[Any]:
+    """Return a parameter whose errors begin with its name."""
+
+    def converted(given: str) -> Any:
+        try:
+            return convert(given)
+        except ValueError as error:
+            raise UsageError(f"--{name}: {error}") from None
+
+    return [name, short, default, text, converted]
+
+
 class DaemonOptions(Options):
-    """The command line of a daemon, whose help shows defaults with their units."""
+    """The command line of a daemon: its help shows defaults with their units, its errors name the option."""
 
     optParameters: ClassVar[Sequence[Sequence[Any]]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.optParameters = [_telling_its_name(*parameter) for parameter in cls.optParameters]
 
     def __init__(self) -> None:
         super().__init__()

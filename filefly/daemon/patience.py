@@ -2,7 +2,7 @@
 
 | the peer is to | and nothing of it moves for | then |
 | --- | --- | --- |
-| send its next request | `--idle-timeout` | the connection is closed |
+| send its next request | `--idle-timeout` | it is told, and the connection is closed |
 | send the rest of a line or of a payload | `--peer-timeout` | it is told, and lost |
 | send the next 256 KiB of a line over 64 KiB | 10 seconds | it is told, and lost: others wait for the room it has |
 | send all of such a line | it takes 4 minutes in all | the same |
@@ -78,6 +78,7 @@ class Patience:
             Awaited.READING: peer_seconds,
         }
         self._sentences = {
+            Awaited.REQUEST: f"no request came for {idle_seconds} seconds (--idle-timeout)",
             Awaited.LINE: f"nothing more of the line came for {peer_seconds} seconds (--peer-timeout)",
             Awaited.LONG_LINE: _TOO_SLOW,
             Awaited.PAYLOAD: f"nothing more of the payload came for {peer_seconds} seconds (--peer-timeout)",

@@ -105,8 +105,6 @@ class ServerProtocol(Conversation):
         """End the conversation with a peer that does not do what is awaited, and tell it so if it may be listening."""
         if awaited is Awaited.READING:
             self.abort()
-        elif awaited is Awaited.REQUEST:
-            self.close()
         else:
             self._send_last(TimedOut(sentence))
             self.give_room_back()

@@ -15,8 +15,13 @@ class Disk:
     """The real disk: blocking calls on paths and file descriptors; all raise OSError."""
 
     def create(self, path: bytes) -> int:
-        """Create the file `path`, which must not exist, and return its descriptor for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        """Create the file `path`, which must not exist, and return its descriptor for writing.
+
+        Its folder must not be a symbolic link.
+        """
+        with _folder_of(path) as folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            return os.open(os.path.basename(path), flags, 0o640, dir_fd=folder)
 
     def open(self, path: bytes) -> int:
         """Return a descriptor for reading the file `path`; does not follow a symbolic link."""
@@ -64,8 +69,9 @@ class Disk:
         os.rename(source, target)
 
     def link(self, source: bytes, target: bytes) -> None:
-        """Give the file `source` a second name, which must not exist."""
-        os.link(source, target, follow_symlinks=False)
+        """Give the file `source` a second name, which must not exist, and whose folder must not be a symbolic link."""
+        with _folder_of(target) as folder:
+            os.link(source, os.path.basename(target), dst_dir_fd=folder, follow_symlinks=False)
 
     def mkdir(self, path: bytes) -> None:
         """Create the directory `path`, which must not exist."""
@@ -99,6 +105,16 @@ class Disk:
 
 
 @contextmanager
+def _folder_of(path: bytes) -> Iterator[int]:
+    """Lend a descriptor of the folder that `path` is in."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def as_filefly_errors(doing: str) -> Iterator[None]:
     """Turn an OSError into the FileFlyError that tells of it; `doing` is what cannot be done."""
     try:
@@ -112,4 +128,6 @@ def _filefly_error(doing: str, error: OSError) -> FileFlyError:
         return DiskFull("the disk is full; free some space or add a data server")
     if error.errno == errno.ENOENT:
         return Unavailable(f"cannot {doing}: a folder of the storage directory is gone; is its disk mounted?")
+    if error.errno == errno.ENOTDIR:
+        return Unavailable(f"cannot {doing}: a folder of the storage directory is none any more; remove what is there")
     return Internal(f"cannot {doing}: {error.strerror}")

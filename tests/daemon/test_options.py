@@ -4,11 +4,11 @@ from typing import Any, ClassVar
 
 import pytest
 from twisted.internet.protocol import Factory
+from twisted.python.usage import UsageError
 
-from filefly.all_in_one import Options as AllInOneOptions
 from filefly.daemon.options import DaemonOptions, absolute, bind, positive, size
-from filefly.data.tap import Options as DataOptions
-from filefly.meta.tap import Options as MetaOptions
+from filefly.data.tap import DATA_PARAMETERS
+from filefly.meta.tap import META_PARAMETERS
 from tests.on_reactor import on_reactor
 
 
@@ -81,9 +81,15 @@ def test_a_default_is_shown_as_one_writes_it() -> None:
     assert 1024 == options["room"]
 
 
-@pytest.mark.parametrize("kind", [AllInOneOptions, DataOptions, MetaOptions])
-def test_no_help_shows_a_number_of_seconds_or_bytes(kind: type[DaemonOptions]) -> None:
+def test_an_error_names_the_option() -> None:
+    """On a line with twenty of them nobody would find it."""
+    with pytest.raises(UsageError, match=r"^--room: 'much' is not a size; write 8, 64KiB or 8MiB$"):
+        _SomeOptions().parseOptions(["--room", "much"])
+
+
+@pytest.mark.parametrize("parameters", [DATA_PARAMETERS, META_PARAMETERS])
+def test_no_help_shows_a_number_of_seconds_or_bytes(parameters: Sequence[Sequence[Any]]) -> None:
     """Nobody counts zeros."""
-    converted = [parameter for parameter in kind.optParameters if parameter[4:] and parameter[4] is not positive]
-    assert 12 <= len(converted)
-    assert [] == [name for name, _short, default, *_ in converted if isinstance(default, int)]
+    others = [parameter for parameter in parameters if parameter[4:] and parameter[4] is not positive]
+    assert 7 <= len(others)
+    assert [] == [name for name, _short, default, *_ in others if isinstance(default, int)]

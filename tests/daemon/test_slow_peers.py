@@ -25,6 +25,7 @@ from tests.peer import Peer
 MAX_LINE = 4 * MIB
 PING = b'{"command":"ping"}\n'
 LONG = b'{"command":"ping","x":"' + b"A" * 3 * MIB + b'"}\n'
+IDLE_TIMEOUT = "no request came for 600 seconds (--idle-timeout)"
 LINE_TIMEOUT = "nothing more of the line came for 60 seconds (--peer-timeout)"
 PAYLOAD_TIMEOUT = "nothing more of the payload came for 60 seconds (--peer-timeout)"
 
@@ -96,14 +97,14 @@ def over(peer: Peer) -> bool:
 
 
 def test_a_connection_without_a_request_is_closed_in_the_end(server: Server) -> None:
-    """Without a word; a request begins the time anew."""
+    """It is told why; a request begins the time anew."""
     peer = server.connect()
     server.pass_time(500)
     peer.give(PING)
     server.pass_time(590)
     assert not over(peer)
     server.pass_time(20)
-    assert (True, []) == (over(peer), errors(peer))
+    assert (True, [IDLE_TIMEOUT]) == (over(peer), errors(peer))
 
 
 BEGUN: dict[str, tuple[bytes, str]] = {

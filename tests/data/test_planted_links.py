@@ -124,6 +124,28 @@ def test_no_block_is_moved_out_of_the_storage(
     assert untouched(theirs)
 
 
+def store_again(store: BlockStore) -> None:
+    store.begin("b-0").commit([b"data"])
+
+
+def link(store: BlockStore) -> None:
+    store.link("b-0", "a-0", sum_of(b"data"))
+
+
+@pytest.mark.parametrize("write", [store_again, link])
+def test_a_link_that_was_planted_while_it_runs_is_not_followed(
+    store: BlockStore, root: Path, theirs: Path, write: Callable[[BlockStore], None]
+) -> None:
+    """Blocks that are stored from then on would be written, or get a name, in somebody else's folder."""
+    store.begin("a-0").commit([b"data"])
+    (root / ".incoming").rename(root / ".was")
+    (root / ".incoming").symlink_to(theirs)
+    with pytest.raises(Unavailable, match="a folder of the storage directory is none any more; remove what is there"):
+        write(store)
+    assert not (root / "b-0").exists()
+    assert untouched(theirs)
+
+
 @pytest.mark.parametrize("plant", [plant_link, plant_dangling_link])
 def test_a_planted_temporary_file_is_not_written_to(store: BlockStore, root: Path, theirs: Path, plant: Plant) -> None:
     """A store makes its file; one that is there already is nobody's."""

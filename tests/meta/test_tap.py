@@ -70,9 +70,9 @@ def test_advertised_addresses_go_with_data_servers() -> None:
         (["--data-servers", "a"], "'a' is not an address; write HOST:PORT"),
         ([*SERVERS, "--advertised-data-servers", "x:1"], "--advertised-data-servers has 1 addresses, --data-servers 2"),
         ([*SERVERS, "--block-size", "65MiB"], "--block-size is at most 64MiB"),
-        ([*SERVERS, "--block-size", "0"], "Parameter type enforcement failed: must be at least 1 byte"),
-        ([*SERVERS, "--replicas", "0"], "Parameter type enforcement failed: must be at least 1"),
-        ([*SERVERS, "--trash-grace", "soon"], "Parameter type enforcement failed: 'soon' is not a duration; write 30s"),
+        ([*SERVERS, "--block-size", "0"], "--block-size: must be at least 1 byte"),
+        ([*SERVERS, "--replicas", "0"], "--replicas: must be at least 1"),
+        ([*SERVERS, "--trash-grace", "soon"], "--trash-grace: 'soon' is not a duration; write 30s"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], sentence: str) -> None:

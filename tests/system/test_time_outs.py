@@ -53,9 +53,10 @@ def test_a_reply_that_nobody_reads_is_lost(cluster: Processes, data: Daemon, raw
 
 @pytest.mark.parametrize("which", ["meta", "data"])
 def test_an_idle_connection_is_closed(cluster: Processes, which: str) -> None:
-    """Without a word."""
+    """And its peer is told why."""
     with connect((cluster.meta if which == "meta" else cluster.data[0]).ports[0]) as peer:
         peer.sendall(b'{"command":"ping"}\n')
         replies = peer.makefile("rb")
         assert b'"status":"ok"' in replies.readline()
-        assert b"" == replies.read()
+        told = b'{"status":"error","error":"no request came for 3 seconds (--idle-timeout)","code":"timeout"}\n'
+        assert told == replies.read()
