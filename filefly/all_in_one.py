@@ -86,5 +86,7 @@ def makeService(options: Options) -> IService:
     meta_service(reactor, database, bind(reactor, NAME, options["addr"]), options, listed).setServiceParent(together)
     for number, address in enumerate(addresses, 1):
         storage = take_storage(NAME, root / f"data{number}")
-        data_service(reactor, storage, bind(reactor, NAME, str(address)), options).setServiceParent(together)
+        service = data_service(reactor, storage, bind(reactor, NAME, str(address)), options)
+        service.warns_if_open = False  # the metadata server, at the same host, does
+        service.setServiceParent(together)
     return with_log(NAME, together, options)

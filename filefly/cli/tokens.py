@@ -64,6 +64,8 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
         seconds = None if value is None else parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    if str(value).isdigit():  # seconds, as everywhere; here hardly anybody means them
+        raise click.BadParameter(f"{value} has no unit; write {value}d for days, or 30s, 10m, 24h")
     if seconds is not None and not 0 < seconds <= _MOST_SECONDS:
         raise click.BadParameter(f"{value} is no time for a token; without --expires it never expires")
     return seconds
@@ -77,7 +79,9 @@ def _prefix(_context: click.Context, _parameter: click.Parameter, value: str) ->
 
 @token.command(short_help="Make a token.")
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="What it allows.")
-@click.option("--prefix", default="", metavar="PREFIX", callback=_prefix, help="Only files that begin so.")
+@click.option(
+    "--prefix", default="", metavar="PREFIX", callback=_prefix, help="Only files that begin so; not for admin."
+)
 @click.option("--expires", metavar="TIME", callback=_seconds, help="For how long: 12h, 30d.  [default: for ever]")
 @click.option(
     "--secret-file",

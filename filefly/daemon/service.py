@@ -33,13 +33,22 @@ class DaemonService(Service):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, name: str, endpoint: IStreamServerEndpoint, factory: ServerFactory, parts: Sequence[Part]
+        self,
+        reactor: Any,
+        name: str,
+        endpoint: IStreamServerEndpoint,
+        factory: ServerFactory,
+        parts: Sequence[Part],
+        lets_anybody_in: bool = True,
     ) -> None:
+        """`lets_anybody_in` is false where whoever connects has to show a certificate."""
         self._daemon = name
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
         self._parts = parts
+        self.warns_if_open = lets_anybody_in and factory.guard.is_open
+        """Whether to warn if others than this machine can connect; one warning is enough for a process."""
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -59,7 +68,7 @@ class DaemonService(Service):
         host = port.getHost()
         address = str(HostPort(host.host, host.port)) if isinstance(host, IPv4Address | IPv6Address) else host
         on_network = isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback
-        if self._factory.guard.is_open and on_network:
+        if self.warns_if_open and on_network:
             self.log.warn(
                 "{daemon}: whoever reaches {address} can read, overwrite and delete everything; where that is not a"
                 " private network, listen on 127.0.0.1 (--addr), close the cluster (--secret-file), or keep"

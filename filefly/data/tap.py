@@ -100,13 +100,14 @@ def data_service(reactor: Any, storage: Storage, endpoint: IStreamServerEndpoint
     tls = take_tls(reactor, NAME, options)
     server = DataServer(store, disk_pool, reactor, guard, tls.tls)
     endpoint = tls.over(NAME, endpoint)
-    if not options["no-local-reads"] and options["tls-client-ca"] is None:  # the local socket asks for no certificate
+    anybody = options["tls-client-ca"] is None
+    if not options["no-local-reads"] and anybody:  # the local socket asks for no certificate
         endpoint = WithLocalSocket(reactor, endpoint, storage.storage_id, server.listens_beside)
     factory = ServerFactory(
         reactor, server, options["max-line"], ConnectionLimits.of(options), guard, audited=options["audit"]
     )
     parts: list[Part] = [tls, disk_pool, server]
-    return DaemonService(reactor, NAME, endpoint, factory, parts if secret is None else [secret, *parts])
+    return DaemonService(reactor, NAME, endpoint, factory, parts if secret is None else [secret, *parts], anybody)
 
 
 def _guard(reactor: Any, secret: SecretFile, store: BlockStore, options: Any) -> DataGuard:

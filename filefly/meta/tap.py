@@ -255,4 +255,4 @@ def meta_service(
     factory = ServerFactory(
         reactor, server, options["max-line"], ConnectionLimits.of(options), guard, audited=options["audit"]
     )
-    return DaemonService(reactor, NAME, tls.over(NAME, endpoint), factory, parts)
+    return DaemonService(reactor, NAME, tls.over(NAME, endpoint), factory, parts, options["tls-client-ca"] is None)

@@ -171,7 +171,9 @@ def _read(path: Path, anyones: bool = False) -> Keyring:
             _check_file(path, os.fstat(file.fileno()), anyones)
             text = file.read(_MOST_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise SecretUnusable(f"there is no {path}; make it with: filefly-client secret new {path}") from None
+        raise SecretUnusable(
+            f"there is no {path}; name the cluster's secret, or make a new one with: filefly-client secret new {path}"
+        ) from None
     except OSError as error:
         raise SecretUnusable(f"cannot read {path}: {error.strerror}") from None
     return _parse(path, text)

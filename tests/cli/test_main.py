@@ -100,6 +100,10 @@ def test_the_version_is_told() -> None:
         (["token", "new", "--role", "king", "--secret-file", "x"], "Invalid value for '--role'"),
         (["token", "new", "--role", "read"], "Missing option '--secret-file'"),
         (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "soon"], "'soon' is not a duration"),
+        (
+            ["token", "new", "--role", "read", "--secret-file", "x", "--expires", "30"],
+            "30 has no unit; write 30d for days",
+        ),
         (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "0d"], "0d is no time for a token"),
         (["token", "new", "--role", "read", "--secret-file", "x", "--expires", "101000d"], "is no time for a token"),
         (["token", "new", "--role", "read", "--secret-file", "x", "--prefix", "a\nb"], "no file's name can begin with"),

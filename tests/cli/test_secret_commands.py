@@ -62,5 +62,8 @@ def test_a_key_is_never_told(secret: Path) -> None:
 @pytest.mark.parametrize("command", ["rotate", "retire"])
 def test_a_secret_that_is_not_there_is_told(command: str, tmp_path: Path) -> None:
     """With how to make it."""
-    with pytest.raises(FileFlyError, match=r"there is no \S+; make it with: filefly-client secret new"):
+    with pytest.raises(
+        FileFlyError,
+        match=r"there is no \S+; name the cluster's secret, or make a new one with: filefly-client secret new",
+    ):
         asked("secret", command, tmp_path / "x")

@@ -175,6 +175,6 @@ def test_a_daemon_does_not_start_with_a_secret_that_cannot_be_used(tmp_path: Pat
     with pytest.raises(SystemExit) as ended:
         take_secret(Clock(), "filefly-test", {"secret-file": str(path)})
     assert (
-        f"filefly-test: --secret-file: there is no {path}; make it with: filefly-client secret new {path}"
-        == ended.value.code
+        f"filefly-test: --secret-file: there is no {path}; name the cluster's secret, "
+        f"or make a new one with: filefly-client secret new {path}" == ended.value.code
     )

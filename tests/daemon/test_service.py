@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory
@@ -174,6 +174,13 @@ def test_refusing_ends_the_process_with_one_sentence() -> None:
     assert "filefly-data: there is no disk" == caught.value.code
 
 
+def warnings(events: Iterable[LogEvent]) -> int:
+    """Count the warnings that it is open, of which there are no others."""
+    told = [formatEvent(event) for event in events if "log_level" in event and event["log_level"] is LogLevel.warn]
+    assert all("can read, overwrite and delete everything" in sentence for sentence in told)
+    return len(told)
+
+
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", 0), ("127.0.0.2", 0), ("0.0.0.0", 1), ("", 1)])
 @on_reactor
 async def test_who_listens_on_a_network_is_warned_once(reactor: Any, host: str, warned: int) -> None:
@@ -184,9 +191,18 @@ async def test_who_listens_on_a_network_is_warned_once(reactor: Any, host: str, 
     with capturedLogs() as events:
         service.startService()
     await service.stopService()
-    told = [formatEvent(event) for event in events if "log_level" in event and event["log_level"] is LogLevel.warn]
-    assert warned == len(told)
-    assert all("can read, overwrite and delete everything" in sentence for sentence in told)
+    assert warned == warnings(events)
+
+
+@on_reactor
+async def test_who_asks_for_certificates_warns_of_nothing(reactor: Any) -> None:
+    """Not whoever reaches it gets in."""
+    clock, endpoint = Clock(), listening_endpoint(reactor, ":0")
+    service = DaemonService(clock, "filefly-test", endpoint, ServerFactory(clock, SlowVerbs()), [], False)
+    with capturedLogs() as events:
+        service.startService()
+    await service.stopService()
+    assert 0 == warnings(events)
 
 
 @on_reactor

@@ -140,7 +140,9 @@ def test_a_secret_of_its_owner_alone_is_read(path: Path, mode: int) -> None:
 @pytest.mark.parametrize("use", [read_secret, rotate_secret, retire_keys])
 def test_a_missing_secret_names_the_command_that_makes_it(path: Path, use: Callable[[Path], Keyring]) -> None:
     """Whoever needs a secret is told how to get one."""
-    expected = f"there is no {path}; make it with: filefly-client secret new {path}"
+    expected = (
+        f"there is no {path}; name the cluster's secret, or make a new one with: filefly-client secret new {path}"
+    )
     with pytest.raises(SecretUnusable, match=f"^{re.escape(expected)}$"):
         use(path)
 

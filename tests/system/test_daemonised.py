@@ -13,7 +13,7 @@ import pytest
 from attrs import define
 
 from filefly.units import MIB
-from tests.system.processes import BIN, connect, free_ports, listening_ports, talk, wait_until
+from tests.system.processes import BIN, Daemon, connect, free_ports, listening_ports, talk, wait_until
 
 DATA = b"hello from the background"
 ANY_PORT = "127.0.0.1:0"
@@ -227,6 +227,14 @@ def test_one_process_is_a_whole_filefly(tmp_path: Path) -> None:
         assert [False] * 4 == [accepts(port) for port in whole.ports]
     with background(tmp_path, *arguments, services=4):
         assert DATA == client(addr, "cat", "letter").stdout
+
+
+def test_one_process_on_a_network_warns_once(tmp_path: Path) -> None:
+    """However many servers it has."""
+    arguments = ["filefly", "--root", "root", "--addr", f":{free_ports(3)}"]
+    daemon = Daemon(arguments, tmp_path, "all").start()
+    daemon.stop()
+    assert 1 == daemon.log.read_text().count("can read, overwrite and delete everything")
 
 
 # Ending while something is under way
