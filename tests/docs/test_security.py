@@ -29,7 +29,8 @@ def test_the_dependencies_are_those_that_are_installed() -> None:
     """Each with its range, and what it is for."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    required = [line.split() for line in setup["options"]["install_requires"].strip().splitlines()]
+    groups = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    required = [line.split() for group in groups for line in group.strip().splitlines()]
     expected = {(name, f"{least.rstrip(',')} or newer, below {below}") for name, _ge, least, _lt, below in required}
     listed = TEXT.partition("## What FileFly depends on")[2]
     found = set(re.findall(r"^\| (\S+) \| (\S+ or newer, below \S+) \| \S.* \|$", listed, re.MULTILINE))
