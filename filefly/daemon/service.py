@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from filefly.daemon.protocol import ServerFactory, ServerProtocol
+from filefly.errors import FileFlyError
 from filefly.wire.address import HostPort
 
 STOP_DEADLINE_SECONDS = 10.0
@@ -88,7 +89,14 @@ class DaemonService(Service):
             await maybeDeferred(self._port.stopListening)
         await self._requests_in_flight()
         for part in reversed(self._parts):
-            await maybeDeferred(part.stop)
+            await maybeDeferred(part.stop).addErrback(self._not_stopped)
+
+    def _not_stopped(self, failure: Failure) -> None:
+        """Go on: threads of the parts that are still to be stopped would keep the process alive."""
+        if failure.check(FileFlyError):
+            self.log.warn("{daemon}: {error}", daemon=self._daemon, error=failure.value)
+        else:
+            self.log.failure("stopping failed; going on with it", failure)
 
     async def _requests_in_flight(self) -> None:
         conversations = dict(self._factory.conversations)

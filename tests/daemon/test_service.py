@@ -7,10 +7,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from twisted.python.failure import Failure
 
 from filefly.daemon.guard import Session
 from filefly.daemon.protocol import ServerFactory
 from filefly.daemon.service import STOP_DEADLINE_SECONDS, DaemonService, refuse
+from filefly.errors import DiskFull
 from filefly.wire.address import listening_endpoint
 from filefly.wire.blocks import Stat
 from filefly.wire.codec import commands_of
@@ -165,6 +167,36 @@ async def test_stopping_has_a_deadline(reactor: Any) -> None:
         assert not stopped.called
         daemon.verbs.answer_now.callback(None)
         await stopped
+
+
+class FailingPart(Part):
+    """Cannot save what it has to save."""
+
+    def __init__(self, error: Exception, diary: list[str]) -> None:
+        super().__init__("failing", diary)
+        self._error = error
+
+    def stop(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(("error", "failures"), [(DiskFull("the disk is full"), 0), (ZeroDivisionError(), 1)])
+@on_reactor
+async def test_a_part_that_cannot_stop_stops_no_other(
+    reactor: Any, error: Exception, failures: int, logged_failures: list[Failure]
+) -> None:
+    """The process would never end: threads of the others run on."""
+    diary: list[str] = []
+    endpoint, clock = listening_endpoint(reactor, "127.0.0.1:0"), Clock()
+    parts = [Part("pool", diary), FailingPart(error, diary)]
+    service = DaemonService(clock, "filefly-test", endpoint, ServerFactory(clock, SlowVerbs()), parts)
+    service.startService()
+    with capturedLogs() as events:
+        await service.stopService()
+    assert ["pool started", "failing started", "pool stopped"] == diary
+    assert (failures == 0) == ("filefly-test: the disk is full" in [formatEvent(event) for event in events])
+    assert failures == len(logged_failures)
+    logged_failures.clear()
 
 
 def test_refusing_ends_the_process_with_one_sentence() -> None:
