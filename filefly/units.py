@@ -1,7 +1,7 @@
 """Sizes as people write them, and bytes as they come in pieces."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -10,9 +10,29 @@ GIB = 1024 * MIB
 Chunks = Sequence[bytes | memoryview]
 """Bytes one piece behind the other; whoever is handed them must not keep a memoryview."""
 
+MOST_CHUNKS = 1024
+"""As many as the system writes at once (IOV_MAX)."""
+
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB}
 _UNITS |= {"K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 _SIZE = re.compile(r"(\d{1,16})\s*([A-Za-z]*)")
+
+
+def write_all(write: Callable[[Sequence[memoryview], int], int], chunks: Chunks) -> None:
+    """Have all of `chunks` written by `write(pieces, offset)`, which returns how much it wrote and may write less.
+
+    `offset` counts from 0 the bytes that were written before; there are at most MOST_CHUNKS pieces.
+    """
+    pending = [memoryview(chunk) for chunk in chunks if chunk]
+    first = offset = 0
+    while first < len(pending):
+        written = write(pending[first : first + MOST_CHUNKS], offset)
+        offset += written
+        while first < len(pending) and written >= len(pending[first]):
+            written -= len(pending[first])
+            first += 1
+        if written:
+            pending[first] = pending[first][written:]
 
 
 def parse_size(text: str) -> int:

@@ -1,8 +1,11 @@
+from collections.abc import Sequence
+from itertools import cycle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filefly.units import format_size, parse_size
+from filefly.units import MOST_CHUNKS, format_size, parse_size, write_all
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,30 @@ def test_a_size_is_shown_with_one_digit(size: int, text: str) -> None:
 def test_a_size_in_bytes_is_read_exactly(size: int) -> None:
     """Nothing is rounded."""
     assert size == parse_size(str(size))
+
+
+@given(st.lists(st.binary(max_size=5), max_size=50), st.lists(st.integers(1, 9), min_size=1))
+def test_all_is_written_however_little_goes_at_once(chunks: list[bytes], counts: list[int]) -> None:
+    """Each write begins where the last one ended."""
+    written, at_once = bytearray(), cycle(counts)
+
+    def write(pieces: Sequence[memoryview], offset: int) -> int:
+        assert len(written) == offset
+        taken = b"".join(pieces)[: next(at_once)]
+        written.extend(taken)
+        return len(taken)
+
+    write_all(write, chunks)
+    assert b"".join(chunks) == written
+
+
+def test_not_more_is_written_at_once_than_the_system_takes() -> None:
+    """Of very many tiny pieces; empty ones are none."""
+    sizes: list[int] = []
+
+    def write(pieces: Sequence[memoryview], _offset: int) -> int:
+        sizes.append(len(pieces))
+        return sum(map(len, pieces))
+
+    write_all(write, [b"x", b""] * (MOST_CHUNKS + 1))
+    assert [MOST_CHUNKS, 1] == sizes

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from filefly.client.errors import SourceFailed
 from filefly.client.files import give_attributes, mode_of
 from filefly.errors import Busy, FileFlyError, NotFound
 from filefly.locks import lock_file
-from filefly.units import Chunks
+from filefly.units import Chunks, write_all
 
-_MOST_BUFFERS = 1024  # IOV_MAX
 _LONGEST_NAME = 255  # bytes; NAME_MAX
 
 _temporary_numbers = itertools.count()
@@ -60,15 +59,12 @@ class TargetFile:
 
     def write(self, offset: int, chunks: Chunks) -> None:
         """Write `chunks` one behind the other from `offset`."""
-        pending = [memoryview(chunk) for chunk in chunks if chunk]
-        while pending:
+
+        def write(pieces: Sequence[memoryview], written: int) -> int:
             with self._lock, writing(self.path):
-                written = os.pwritev(self._opened(), pending[:_MOST_BUFFERS], offset)
-            offset += written
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
-            if written:
-                pending[0] = pending[0][written:]
+                return os.pwritev(self._opened(), pieces, offset + written)
+
+        write_all(write, chunks)
 
     def finish(self, size: int) -> None:
         """Give the file, of which `size` bytes were written, its mode, its modification time and its name."""

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filefly.errors import DiskFull, FileFlyError, Internal, Unavailable
-from filefly.units import Chunks
-
-_MOST_BUFFERS = 1024  # IOV_MAX
+from filefly.units import Chunks, write_all
 
 
 class Disk:
@@ -29,13 +27,7 @@ class Disk:
 
     def write(self, descriptor: int, chunks: Chunks) -> None:
         """Write all of `chunks` at the descriptor's position."""
-        pending = [memoryview(chunk) for chunk in chunks if chunk]
-        while pending:
-            written = os.writev(descriptor, pending[:_MOST_BUFFERS])
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
-            if written:
-                pending[0] = pending[0][written:]
+        write_all(lambda pieces, _offset: os.writev(descriptor, pieces), chunks)
 
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
         """Return `size` bytes from `offset`, fewer only at the end of the file."""

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from filefly.errors import PayloadEnded, TooLarge
-from filefly.units import KIB, MIB
+from filefly.units import KIB, MIB, MOST_CHUNKS
 from filefly.wire.awaited import Awaited
 from filefly.wire.budget import LINE_FACTOR, STEP_BYTES, LineBudget, UnsentReplies
 from filefly.wire.codec import LONG_LINE_BYTES, Line
@@ -107,11 +107,12 @@ class Conversation(LineReceiver):
     async def receive_chunks(self, at_least: int = PIECE_BYTES) -> list[bytes]:
         """Return the next `at_least` bytes of the payload or a little more, as they came; less or [] at its end.
 
+        Of what came in tiny pieces it is less, too: MOST_CHUNKS of them.
         Raises PayloadEnded if the input ends inside the payload.
         """
         chunks: list[bytes] = []
         gathered = 0
-        while gathered < at_least and self._payload_left:
+        while gathered < at_least and len(chunks) < MOST_CHUNKS and self._payload_left:
             at_hand = self._input.kept and self.lost is None
             chunk = self._take_chunk() if at_hand else await self._receive() or b""
             chunks.append(chunk)

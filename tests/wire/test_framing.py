@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from filefly.errors import BadRequest, TooLarge
+from filefly.units import MOST_CHUNKS
 from filefly.wire.framing import Conversation
 from tests.peer import Peer, now
 
@@ -126,6 +127,15 @@ def test_chunks_are_handed_over_as_they_came() -> None:
     result = Deferred.fromCoroutine(peer.protocol.receive_chunks(at_least=5))
     peer.give(b"abc", b"def", b"ghi")
     assert [b"abc", b"def"] == now(result)
+
+
+def test_tiny_chunks_are_handed_over_before_they_are_many() -> None:
+    """Each costs more memory than it has bytes."""
+    peer = new_peer()
+    peer.protocol.begin_payload(5000)
+    result = Deferred.fromCoroutine(peer.protocol.receive_chunks(at_least=5000))
+    peer.give(*[b"xy"] * MOST_CHUNKS)
+    assert [b"xy"] * MOST_CHUNKS == now(result)
 
 
 def test_a_payload_has_ended_with_its_last_byte() -> None:
