@@ -5,6 +5,7 @@ Knows not what is in them.
 
 import os
 import stat
+from pathlib import Path
 
 FileSignature = tuple[int, ...] | None
 """What changes with a file; None where there is none."""
@@ -22,6 +23,25 @@ def why_not_private(path: str | os.PathLike[str], found: os.stat_result, anyones
     if not anyones and found.st_uid not in (0, user):
         return f"{path} is another user's ({found.st_uid}); run this as that user, or: chown {user} {path}"
     return None
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> None:
+    """Write a file that must not exist, and put its bytes on stable storage; what cannot be finished is removed.
+
+    It gets the owner, the group and the mode of what it is to be `like`. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def signature_of(path: str | os.PathLike[str]) -> FileSignature:

@@ -14,6 +14,7 @@ from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
 from filefly.cli.token_files import given_token, token_of_stdin
 from filefly.errors import FileFlyError
+from filefly.private import write_new
 from filefly.units import parse_duration
 from filefly.wire.times import rfc3339
 
@@ -128,9 +129,7 @@ def new(role: str, prefix: str, expires: int | None, secret_file: Path, output: 
 
 def _write(path: Path, text: str) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{text}\n")
+        write_new(path, f"{text}\n".encode("ascii"))
     except OSError as error:
         raise FileFlyError(f"cannot write {path}: {error.strerror}") from None
 

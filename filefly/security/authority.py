@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from filefly.private import write_new
 from filefly.wire.tls.certificates import read_certificates, read_key
 from filefly.wire.tls.files import TlsUnusable
 
@@ -58,6 +60,9 @@ class Authority:
         self._folder = folder
         self._now = now
         self.certificate_file, self.key_file = _files(folder, _CA)
+        for there, missing in permutations((self.certificate_file, self.key_file)):
+            if there.exists() and not missing.exists():
+                raise TlsUnusable(f"{there} is there, and {missing} is not: put that back, or move {there} away")
         self._certificate = read_certificates(self.certificate_file)[0]
         self._key = read_key(self.key_file)
 
@@ -79,8 +84,7 @@ class Authority:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise TlsUnusable(f"cannot create {folder}: {error.strerror}") from None
-        _write_new(key_file, _pem_of(key), 0o600)
-        _write_new(certificate_file, made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), 0o644)
+        _write_both(certificate_file, made.sign(key, hashes.SHA256()), key_file, key)
         return cls(folder, now)
 
     def issue(self, names: Sequence[str]) -> HostCertificate:
@@ -95,8 +99,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         every = list(dict.fromkeys([*names, *THIS_MACHINE]))
         certificate = self._sign(every, key.public_key())
-        _write_new(key_file, _pem_of(key), 0o600)
-        _write_new(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+        _write_both(certificate_file, certificate, key_file, key)
         return HostCertificate(every, certificate_file, key_file, certificate.not_valid_after_utc)
 
     def renew(self) -> list[HostCertificate]:
@@ -194,22 +197,28 @@ def _pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_new(file: Path, data: bytes, mode: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(file, flags, mode), "wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
+        write_new(file, data, mode)
     except FileExistsError:
         raise TlsUnusable(f"{file} exists already") from None
     except OSError as error:
         raise TlsUnusable(f"cannot write {file}: {error.strerror}") from None
 
 
+def _write_both(certificate_file: Path, certificate: x509.Certificate, key_file: Path, key: Any) -> None:
+    """Write a certificate and its key, or neither of them."""
+    _write_new(key_file, _pem_of(key), 0o600)
+    try:
+        _write_new(certificate_file, certificate.public_bytes(Encoding.PEM), 0o644)
+    except TlsUnusable:
+        key_file.unlink()
+        raise
+
+
 def _replace(file: Path, data: bytes) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
+    _write_new(temporary, data, 0o644)
     try:
-        _write_new(temporary, data, 0o644)
         os.replace(temporary, file)
     except OSError as error:
         with suppress(OSError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from attrs import define, field, frozen
 
 from filefly.errors import FileFlyError
-from filefly.private import why_not_private
+from filefly.private import why_not_private, write_new
 
 KEY_BYTES = 32
 MOST_KEYS = 2
@@ -134,20 +134,9 @@ def _replace(path: Path, keyring: Keyring) -> Keyring:
 
 
 def _write(path: Path, keyring: Keyring, like: os.stat_result | None = None) -> None:
-    """Write a new file, with the owner, group and mode of another one if there is one that it is to be `like`."""
+    """Write a new file; see filefly.private.write_new."""
     lines = [f"{key.id} {base64.urlsafe_b64encode(key.secret).decode()}\n" for key in keyring.keys]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(_HEADING + "".join(lines))
-            file.flush()
-            if like is not None:
-                os.fchown(descriptor, like.st_uid, like.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
-            os.fsync(descriptor)
-    except OSError:
-        path.unlink()
-        raise
+    write_new(path, (_HEADING + "".join(lines)).encode("ascii"), like=like)
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,5 +1,8 @@
+import errno
+import os
 import stat
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,49 @@ def test_nothing_is_overwritten(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(TlsUnusable, match=rf"^{host.certificate} exists; to prolong certificates: .* tls renew "):
         authority.issue(["nas"])
     assert before == {path: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_half_of_a_certificate_and_its_key_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    """A disk that is full for either of them: the next try would find what it must not overwrite."""
+    calls = count()
+
+    def full(_descriptor: int) -> None:
+        if next(calls) >= good:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(TlsUnusable, match=r"^cannot write .*: No space left on device$"):
+            Authority.create(tmp_path / "tls", NOW)
+    assert [] == list((tmp_path / "tls").iterdir())
+    Authority.create(tmp_path / "tls", NOW)
+
+
+def test_a_certificate_that_cannot_be_replaced_stays(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else is left beside it."""
+    authority.issue(["nas"])
+    before = {path: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TlsUnusable, match="No space left on device"):
+        authority.renew()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "ca.key"])
+def test_half_a_ca_is_told(authority: Authority, tmp_path: Path, missing: str) -> None:
+    """Somebody moved the key away, say: that is not mended by making another CA."""
+    (tmp_path / "tls" / missing).unlink()
+    with pytest.raises(TlsUnusable, match=rf" is there, and \S+/{missing} is not: put that back, or move "):
+        Authority(tmp_path / "tls", NOW)
 
 
 def test_a_certificate_is_prolonged(authority: Authority, tmp_path: Path) -> None:
