@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.logger import Logger
 
 from filefly.catalog.inventory import (
@@ -75,6 +75,7 @@ class Health:
     """Why nothing is deleted or expires, if so."""
     _seen: dict[int, Seen] = field(factory=dict)
     _told: dict[int, int] = field(factory=dict)  # the generation that each data server was told last
+    _one_at_a_time: DeferredLock = field(factory=DeferredLock)  # answers are judged by the rows that were asked
     _rounds: Rounds = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -97,6 +98,10 @@ class Health:
 
     async def round(self) -> None:
         """Ping every data server and draw the conclusions."""
+        async with self._one_at_a_time:
+            await self._round()
+
+    async def _round(self) -> None:
         asked = [server for server, row in self._cluster.servers.items() if row.address is not None]
         pongs: dict[int, Pong] = {}
         await gatherResults([Deferred.fromCoroutine(self._ping(server, pongs)) for server in asked])
@@ -205,6 +210,11 @@ class Health:
 
         Raises NotFound, and Conflict for a storage of another catalog, unless it is to be taken over.
         """
+        async with self._one_at_a_time:
+            await self._accept(name, take_over)
+            await self._round()
+
+    async def _accept(self, name: str, take_over: bool) -> None:
         row = await self._transactions.read(named_data_server, name)
         if row.address is None:
             raise NotFound(f"{name} is seen at no address; name the address where it is now")
@@ -222,7 +232,6 @@ class Health:
         highest = await self._transactions.read(highest_generation)
         [key] = [each.key for each in self._cluster.servers.values() if each.storage_id == found.storage_id]
         await self._cluster.adopt(key, about.catalog_id, highest, force=take_over)
-        await self.round()
 
     async def accept_catalog(self) -> None:
         """Go on with a catalog that is older than its data."""

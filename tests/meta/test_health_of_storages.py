@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from filefly.catalog.endings import delete_file, due_trash, undelete_file
 from filefly.catalog.inventory import (
@@ -16,6 +17,7 @@ from filefly.catalog.inventory import (
 )
 from filefly.catalog.plans import Plan, committed_plan
 from filefly.errors import Conflict, NotFound
+from filefly.wire.messages import Pong
 from tests.catalog.catalogs import done, ended, open_plans, plan, seen, trashed
 from tests.meta.bench import DAY_SECONDS, Bench, on_a_bench
 from tests.meta.running import DataNode
@@ -24,18 +26,11 @@ from tests.on_reactor import next_turn, on_reactor
 DATA = b"0123456789"
 
 
-async def stop(*nodes: DataNode) -> None:
-    """Stop data servers, and let the connections to them end."""
-    for node in nodes:
-        await node.stop()
-    for _ in range(5):
-        await next_turn()
-
-
 async def swap(bench: Bench) -> None:
     """Exchange the disks of the two data servers."""
     one, two = bench.nodes
-    await stop(one, two)
+    await one.stop()
+    await two.stop()
     one.folder, two.folder = two.folder, one.folder
     one.start()
     two.start()
@@ -43,7 +38,7 @@ async def swap(bench: Bench) -> None:
 
 async def put_folder(node: DataNode, folder: Path) -> None:
     """Let a data server come back with another folder."""
-    await stop(node)
+    await node.stop()
     node.folder = folder
     node.start()
 
@@ -83,7 +78,7 @@ async def test_a_storage_at_a_new_address_keeps_its_files(reactor: Any, tmp_path
     async with on_a_bench(reactor, tmp_path) as bench:
         file = bench.put("a", DATA, (2,))
         old = bench.node(2)
-        await stop(old)
+        await old.stop()
         bench.nodes[1] = new = DataNode(reactor, old.folder).start()
         bench.cluster.take(done(bench.database, register_data_server, new.address, "far:1"))
         assert 3 == len(bench.cluster.servers)
@@ -185,6 +180,37 @@ async def test_an_empty_folder_may_be_accepted(reactor: Any, tmp_path: Path) -> 
         )
         assert [1, 3] == bench.cluster.placing()
         assert [[bench.node(1).address]] * 2 == told(bench, file)
+
+
+@on_reactor
+async def test_a_round_that_was_under_way_undoes_no_acceptance(
+    reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What answered while another data server was slow is judged by the rows that were asked."""
+    async with on_a_bench(reactor, tmp_path) as bench:
+        await put_folder(bench.node(2), tmp_path / "new disk")
+        ping, slow = bench.cluster.ping, [Deferred[None](), Deferred[None]()]
+        waited_for = iter(slow)
+
+        async def ping_slowly(server: int) -> Pong:
+            pong = await ping(server)
+            if server == 1:
+                await next(waited_for)
+            return pong
+
+        monkeypatch.setattr(bench.cluster, "ping", ping_slowly)
+        looking = Deferred.fromCoroutine(bench.health.round())
+        accepting = Deferred.fromCoroutine(bench.health.accept(bench.node(2).address))
+        for _ in range(1000):
+            await next_turn()
+        slow[0].callback(None)
+        await looking
+        while len(bench.cluster.servers) < 3:
+            await next_turn()
+        assert [None, bench.node(2).address] == [row.address for row in list(bench.cluster.servers.values())[1:]]
+        slow[1].callback(None)
+        await accepting
+        assert ["up", "down", "up"] == states(bench)
 
 
 @on_reactor
