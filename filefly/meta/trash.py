@@ -118,7 +118,7 @@ class TrashCollector:
     async def _delete_due(self, server: int, now: int) -> None:
         if server in self._resting:
             return
-        rows = await self._transactions.read(due_trash, server, now, _BATCH)
+        rows = await self._transactions.read(due_trash, server, now, _BATCH + len(self._refused))
         rows = [row for row in rows if row.key not in self._refused]
         if not rows:
             return

@@ -229,6 +229,23 @@ async def test_much_trash_of_a_silent_server_does_not_starve_another(reactor: An
 
 
 @on_reactor
+async def test_what_cannot_be_deleted_does_not_starve_what_can(
+    reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of it has waited longest."""
+    monkeypatch.setattr("filefly.meta.trash._BATCH", 1)
+    async with on_a_bench(reactor, tmp_path) as bench:
+        give_up(bench, "a")
+        bench.node(1).block("a-0").unlink()
+        bench.node(1).block("a-0").mkdir()
+        await round_after(bench, 1)
+        give_up(bench, "b")
+        await round_after(bench, GRACE_SECONDS)
+        await round_after(bench, 1)
+        assert [["a-0"], []] == there(bench)
+
+
+@on_reactor
 async def test_a_great_deal_of_trash_goes_in_parts(reactor: Any, tmp_path: Path) -> None:
     """No transaction takes everything at once, but all goes, and in as many rounds."""
     async with on_a_bench(reactor, tmp_path) as bench:
