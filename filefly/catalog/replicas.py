@@ -104,18 +104,6 @@ def places_on(connection: Connection, server: int, after: Place, limit: int) -> 
     return [Place(*row) for row in connection.execute(query)]
 
 
-def places_after(connection: Connection, after: Place, limit: int) -> list[Place]:
-    """Return some of the blocks of committed files, in order, those behind `after`."""
-    query = (
-        select(_b.generation, _b.position)
-        .join_from(blocks, plans, _p.generation == _b.generation)
-        .where(COMMITTED, tuple_(_b.generation, _b.position) > tuple_(after.generation, after.position))
-        .order_by(_b.generation, _b.position)
-        .limit(limit)
-    )
-    return [Place(*row) for row in connection.execute(query)]
-
-
 def committed_on(
     connection: Connection, server: int, after: Place, last: Place, away: Collection[int] | None = None
 ) -> list[Place]:

@@ -16,6 +16,7 @@ from filefly.cli.token_files import given_token, token_of_stdin
 from filefly.errors import FileFlyError
 from filefly.private import write_new
 from filefly.units import parse_duration
+from filefly.wire.names import MAX_NAME_BYTES
 from filefly.wire.times import rfc3339
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _CONCURRENCY = 1
 _ROLES = ("read", "append", "write", "admin")
 _MOST_SECONDS = 100 * 365 * 86_400
-_MAX_PREFIX_BYTES = 1024
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -73,7 +73,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 
 def _prefix(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not value.isprintable() or len(value.encode(errors="replace")) > _MAX_PREFIX_BYTES:
+    if not value.isprintable() or len(value.encode(errors="replace")) > MAX_NAME_BYTES:
         raise click.BadParameter(f"no file's name can begin with {value!r}")
     return value
 

@@ -14,7 +14,7 @@ from filefly.client.errors import SourceChanged, SourceFailed
 from filefly.client.files import Source, sum_of
 from filefly.client.progress import Progress
 from filefly.client.remote_catalog import RemoteCatalog
-from filefly.client.tickets import Tickets, tickets_of_plan
+from filefly.client.tickets import RENEWAL_SECONDS, Tickets, tickets_of_plan
 from filefly.client.transfer import BlockTransfer, run_all
 from filefly.errors import FileFlyError, TimedOut, Unavailable
 from filefly.threads import InThread
@@ -29,8 +29,6 @@ from filefly.wire.messages import (
     StoredBlock,
     StoreFile,
 )
-
-RENEWAL_SECONDS = 600.0
 
 
 @define(eq=False)

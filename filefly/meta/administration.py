@@ -15,7 +15,6 @@ from filefly.catalog.inventory import (
 )
 from filefly.catalog.replicas import forget_replicas
 from filefly.catalog.scrub_passes import ScrubPass, scrub_passes
-from filefly.daemon.guard import Session
 from filefly.errors import BadRequest, UnknownCommand
 from filefly.meta.backup import Backups
 from filefly.meta.cluster import Cluster
@@ -76,7 +75,7 @@ class Administration:
     _inspector: Inspector
     _backups: Backups
 
-    async def answer(self, request: Request, conversation: Conversation, session: Session) -> Reply | None:
+    async def answer(self, request: Request, conversation: Conversation) -> Reply | None:
         """Carry out `request`; see filefly.daemon.protocol.Verbs."""
         match request:
             case ListDataServers():

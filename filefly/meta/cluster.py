@@ -11,7 +11,7 @@ from filefly.catalog.plans import Plan, PlanBlock
 from filefly.client.connection import ConnectionPool
 from filefly.client.transfer import BlockTransfer, Report
 from filefly.daemon.secrets import SecretFile, prove_to_data_servers
-from filefly.errors import NotFound, Unauthorized, Unavailable
+from filefly.errors import Busy, NotFound, TimedOut, Unauthorized, Unavailable, WrongStorage
 from filefly.security.tickets import TICKET_SECONDS, Right, Ticket, issue_ticket
 from filefly.threads import InThread
 from filefly.wire.address import resolve
@@ -30,6 +30,9 @@ from filefly.wire.blocks import (
 from filefly.wire.messages import Block, ListedFile, Metadata, Ping, Pong, Replica, Reply
 from filefly.wire.names import split_block_id
 from filefly.wire.tls.files import Tls
+
+CANNOT_BE_ASKED = (Unavailable, TimedOut, WrongStorage, Busy)
+"""What says of a data server that it cannot be asked now; other errors are about what it was asked."""
 
 AT_ONCE = 8
 """How many questions to data servers one request may have under way."""

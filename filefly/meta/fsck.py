@@ -16,9 +16,9 @@ from filefly.catalog.replicas import Bad, StoredBlock, stored_block
 from filefly.catalog.stretches import next_stretch
 from filefly.catalog.unknown_blocks import set_unknown_aside, unknown_ids
 from filefly.client.transfer import run_all
-from filefly.errors import BadRequest, Busy, FileFlyError, TimedOut, Unavailable, WrongStorage
+from filefly.errors import BadRequest, FileFlyError
 from filefly.meta.checking import Checker
-from filefly.meta.cluster import AT_ONCE, Cluster
+from filefly.meta.cluster import AT_ONCE, CANNOT_BE_ASKED, Cluster
 from filefly.meta.findings import damage_of, findings_of, unknown, unreachable
 from filefly.meta.health import Health
 from filefly.meta.transactions import Transactions
@@ -30,7 +30,6 @@ _MOST_BYTES = 256 * MIB
 """How much one page reads, or a little more: at the pace of a slow disk its answer comes within a client's patience."""
 
 _LOOKED_UP_AT_ONCE = 1000
-_CANNOT_BE_ASKED = (Unavailable, TimedOut, WrongStorage, Busy)
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -133,7 +132,7 @@ class Inspector:
                 continue
             try:
                 why = await self._look(block, server, page.request)
-            except _CANNOT_BE_ASKED as error:
+            except CANNOT_BE_ASKED as error:
                 self._tell_unreachable(server, str(error), page)
             except FileFlyError:  # it cannot read this block, or may not move it aside
                 bad[server] = "corrupt"
@@ -176,7 +175,7 @@ class Inspector:
             after = cursor.block_id if server == cursor.server else ""
             try:
                 listing = await self._cluster.list_blocks(server, after, MAX_PAGE)
-            except _CANNOT_BE_ASKED as error:
+            except CANNOT_BE_ASKED as error:
                 self._tell_unreachable(server, str(error), page)
                 continue
             await self._look_up(server, [block.id for block in listing.blocks], page)
@@ -204,7 +203,7 @@ class Inspector:
 
         try:
             await run_all((partial(look, block_id) for block_id in block_ids), AT_ONCE)
-        except _CANNOT_BE_ASKED as error:
+        except CANNOT_BE_ASKED as error:
             self._tell_unreachable(server, str(error), page)
         left = [block_id for block_id in block_ids if block_id in there]
         suspended = self._health.suspended is not None

@@ -139,7 +139,7 @@ class MetadataServer:
                 return await self._change(request, grant)
         if isinstance(request, tuple(Access.commands.values())):
             return await self._access.answer(request)
-        return await self._administration.answer(request, conversation, session)
+        return await self._administration.answer(request, conversation)
 
     # Uploads
 

@@ -22,8 +22,8 @@ from filefly.catalog.inventory import save_running_seconds
 from filefly.catalog.planning import touch_plan
 from filefly.catalog.plans import Plan
 from filefly.client.transfer import run_all
-from filefly.errors import Busy, Conflict, FileFlyError, Incomplete, QuotaExceeded, TimedOut, Unavailable, WrongStorage
-from filefly.meta.cluster import AT_ONCE, Cluster
+from filefly.errors import Conflict, FileFlyError, Incomplete, QuotaExceeded
+from filefly.meta.cluster import AT_ONCE, CANNOT_BE_ASKED, Cluster
 from filefly.meta.health import Health
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
@@ -34,7 +34,6 @@ _SAVE_SECONDS = 60
 _BATCH = 1000
 _REST_SECONDS = 30
 _RETRY_SECONDS = 60
-_CANNOT_BE_ASKED = (Unavailable, TimedOut, WrongStorage, Busy)
 
 
 class TrashCollector:
@@ -136,7 +135,7 @@ class TrashCollector:
             await get_rid(row.server, row.block_id)
         except FileFlyError as error:
             until = self._time.seconds() + _REST_SECONDS
-            if isinstance(error, _CANNOT_BE_ASKED):
+            if isinstance(error, CANNOT_BE_ASKED):
                 self._resting[row.server] = until
             else:
                 self._refused[row.key] = until

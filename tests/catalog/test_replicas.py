@@ -22,7 +22,6 @@ from filefly.catalog.replicas import (
     forget_replicas,
     mark,
     place_of,
-    places_after,
     places_on,
     settle_repair,
     shelve_repair,
@@ -97,16 +96,6 @@ def test_a_data_servers_blocks_are_those_of_all_plans(catalog: Database) -> None
     assert expected == seen(catalog, places_on, 1, FIRST, 100)
     assert 3 == seen(catalog, count_on, 1)
     assert 1 == seen(catalog, count_on, 1, Place(deleted.generation, 0))
-
-
-def test_pages_of_the_catalogs_blocks_are_those_of_committed_files(catalog: Database) -> None:
-    """In order, from behind what was asked for."""
-    first = store(catalog, "a", 20, (1,))
-    plan(catalog, "b", 20)
-    last = store(catalog, "c", 3, (2,))
-    places = [*(Place(first.generation, at) for at in range(3)), Place(last.generation, 0)]
-    assert places[:2] == seen(catalog, places_after, FIRST, 2)
-    assert places[2:] == seen(catalog, places_after, places[1], 100)
 
 
 def test_a_stretch_of_a_data_servers_blocks_has_those_of_committed_files(catalog: Database) -> None:

@@ -168,7 +168,7 @@ class Live:
     async def ask(self, request: Request) -> Any:
         """Ask for something as who looks after the cluster does; raises what it says."""
         nobody: Any = None
-        return await self.until_done(self.administration.answer(request, nobody, nobody))
+        return await self.until_done(self.administration.answer(request, nobody))
 
     async def listed(self) -> list[DataServerState]:
         """Return what is shown of the data servers."""

@@ -319,7 +319,3 @@ class TlsTransport(Protocol):
     def setTcpNoDelay(self, enabled: bool) -> None:
         """See ITCPTransport."""
         self.transport.setTcpNoDelay(enabled)
-
-    def getPeerCertificate(self) -> Any:
-        """Return what the peer has shown, or None."""
-        return self._tls.get_peer_certificate()
