@@ -85,9 +85,15 @@ def _refused(server: DataServerState) -> bool:
     return _ACCEPT in (server.error or "")
 
 
+def _error(server: DataServerState) -> str:
+    """Return what is wrong; what to do about a storage that is refused is said below the table."""
+    error = server.error or ""
+    return error.partition("; ")[0] if _refused(server) else error
+
+
 def print_servers(servers: Sequence[DataServerState]) -> None:
     """Print a table of data servers; columns that are not always of use only where there is something in them."""
-    errors = [(server.error or "").partition("; to take it as it is")[0] for server in servers]
+    errors = [_error(server) for server in servers]
     columns: dict[str, Sequence[str]] = {
         "address": [name_of_server(server) for server in servers],
         "advertised": [server.advertised_address or "-" for server in servers],

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.replicas import Bad, StoredBlock
+from filefly.meta.identity import OF_ANOTHER_CATALOG, right_catalog
 from filefly.wire.administration import Finding
 from filefly.wire.blocks import BlockSum
 
@@ -68,6 +69,8 @@ def unreachable(row: DataServerRow, error: str, refused: bool) -> Finding:
     remove = f"if its disk is gone for good, filefly-client servers remove {name} --lost"
     if row.address is None:
         mend = f"bring its disk back; {remove}"
+    elif refused and error.startswith(OF_ANOTHER_CATALOG):
+        error, mend = OF_ANOTHER_CATALOG, right_catalog(name)
     elif refused:
         mend = f"filefly-client servers accept {name}"
     else:

@@ -28,7 +28,7 @@ from filefly.catalog.inventory import (
 )
 from filefly.errors import Conflict, FileFlyError, NotFound, TimedOut, Unauthorized
 from filefly.meta.cluster import Cluster, Condition
-from filefly.meta.identity import Identity, reconcile
+from filefly.meta.identity import OF_ANOTHER_CATALOG, Identity, reconcile, right_catalog
 from filefly.meta.rounds import Rounds
 from filefly.meta.running_time import RunningTime
 from filefly.meta.transactions import Transactions
@@ -224,10 +224,7 @@ class Health:
             raise Conflict(f"{address} {_NAMELESS}")
         about = await self._transactions.read(catalog_row)
         if found.catalog_id not in (None, about.catalog_id) and not take_over:
-            raise Conflict(
-                f"{address} holds a storage of another catalog: is --catalog the right file? To take it from there: "
-                f"filefly-client servers accept {address} --take-over"
-            )
+            raise Conflict(f"{address} {OF_ANOTHER_CATALOG}; {right_catalog(address)}")
         self._cluster.take(await self._transactions.write(accept_storage, address, found.storage_id))
         highest = await self._transactions.read(highest_generation)
         [key] = [each.key for each in self._cluster.servers.values() if each.storage_id == found.storage_id]

@@ -12,6 +12,8 @@ from attrs import field, frozen
 
 from filefly.catalog.inventory import DataServerRow
 
+OF_ANOTHER_CATALOG = "holds a storage of another catalog (is --catalog the right file?)"
+
 
 @frozen
 class Identity:
@@ -46,8 +48,7 @@ def reconcile(rows: Sequence[DataServerRow], seen: Mapping[int, Identity], catal
     for row in rows:
         if (found := ours.get(row.key)) is None:
             if row.key in seen:
-                why = "holds a storage of another catalog (is --catalog the right file?)"
-                result.refused[row.key] = f"{_refusal(row, why)} --take-over"
+                result.refused[row.key] = f"{OF_ANOTHER_CATALOG}; {right_catalog(row.address)}"
             continue
         owner = owners.get(found.storage_id)
         if owner is row:
@@ -72,6 +73,14 @@ def reconcile(rows: Sequence[DataServerRow], seen: Mapping[int, Identity], catal
     for key in result.moved:
         result.refused.pop(key, None)  # whatever is where it was before: it goes by another address now
     return result
+
+
+def right_catalog(address: str | None) -> str:
+    """Return what to do where there is a storage of another catalog: mostly this one is the wrong one."""
+    return (
+        "stop this metadata server and start it with the right --catalog; only if that catalog is gone for good: "
+        f"filefly-client servers accept {address} --take-over"
+    )
 
 
 def _refusal(row: DataServerRow, why: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from filefly.cli.servers import _confirm_loss, print_servers, state_of
 from filefly.errors import FileFlyError
+from filefly.meta.identity import OF_ANOTHER_CATALOG, right_catalog
 from filefly.units import GIB
 from filefly.wire.messages import DataServerList, DataServerState, ListDataServers, ScrubProgress
 from tests.cli.test_catalog import TIME, with_files
@@ -49,6 +50,9 @@ def test_advertised_addresses_and_errors_have_columns_if_there_are_any(capsys: p
     assert ["address", "advertised", "state", "used", "free", "last answer", "scrub", "last error"] == rows[0]
     assert ["files:1", "-"] == [row[1] for row in rows[1:]]
     assert "holds another storage than before (is its disk mounted?)" == rows[2][-1]
+    mistyped = f"{OF_ANOTHER_CATALOG}; {right_catalog('x:1')}"
+    assert OF_ANOTHER_CATALOG == table(capsys, server(error=mistyped))[1][-1]
+    assert "lost the connection; trying" == table(capsys, server(error="lost the connection; trying"))[1][-1]
 
 
 def test_a_storage_that_is_seen_nowhere_is_called_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,6 +297,28 @@ async def test_another_storage_is_to_be_accepted(tmp_path: Path, reactor: Any) -
 
 
 @on_reactor
+async def test_another_catalogs_storage_is_not_to_be_accepted_at_once(tmp_path: Path, reactor: Any) -> None:
+    """Mostly --catalog was mistyped: then accepting it would take all that is on it from the right catalog."""
+    async with checked(reactor, tmp_path) as cluster:
+        node = cluster.bench.node(1)
+        cluster.bench.put("a", DATA[:7], (1,))
+        await node.stop()
+        node.folder = tmp_path / "of another catalog"
+        node.folder.mkdir()
+        (node.folder / ".filefly.json").write_bytes(b'{"storage_id":"far","catalog_id":"other","generation":1}')
+        node.start()
+        await cluster.bench.health.round()  # the old connection is lost
+        await cluster.bench.health.round()
+        [finding] = await cluster.findings()
+        why = "holds a storage of another catalog (is --catalog the right file?)"
+        assert f"data server {node.address} cannot be asked: {why}" == finding.sentence
+        assert finding.mend == (
+            "stop this metadata server and start it with the right --catalog; "
+            f"only if that catalog is gone for good: filefly-client servers accept {node.address} --take-over"
+        )
+
+
+@on_reactor
 async def test_a_storage_that_is_seen_nowhere_is_told_of_by_its_id(tmp_path: Path, reactor: Any) -> None:
     """It has no address to be named by."""
     async with checked(reactor, tmp_path) as cluster:

@@ -242,11 +242,11 @@ async def test_another_catalogs_storage_is_refused_until_it_is_accepted(reactor:
         bench.cluster.take(done(bench.database, register_data_server, other.address, None))
         await bench.health.round()
         assert refusal(bench, 3).startswith(
-            "holds a storage of another catalog (is --catalog the right file?); to take it as it is:"
+            "holds a storage of another catalog (is --catalog the right file?); stop this metadata server and start it"
         )
         assert "of somebody else" == other.identity["catalog_id"]
         assert None is seen(bench.database, catalog_row).suspended  # its generations are of another counter
-        with pytest.raises(Conflict, match="is --catalog the right file"):
+        with pytest.raises(Conflict, match=r"; stop this metadata server and start .* --take-over"):
             await bench.health.accept(other.address)
         assert "of somebody else" == other.identity["catalog_id"]
         await bench.health.accept(other.address, take_over=True)

@@ -92,7 +92,8 @@ def test_another_catalogs_storage_is_refused(storage_id: str, where: str) -> Non
     assert {"a": 1, "c": 3}[where] == key
     assert sentence == (
         "holds a storage of another catalog (is --catalog the right file?); "
-        f"to take it as it is: filefly-client servers accept {where}:1 --take-over"
+        "stop this metadata server and start it with the right --catalog; "
+        f"only if that catalog is gone for good: filefly-client servers accept {where}:1 --take-over"
     )
 
 
