@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from filefly.cli.folders import prefix_of
+from filefly.cli.folders import check_named, prefix_of
 from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
@@ -70,7 +70,7 @@ def ls(folder: str, recursive: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=check_named)
 @json_option
 @cluster_options()
 def stat(name: str, as_json: bool) -> None:
@@ -114,8 +114,8 @@ def stat(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
-@click.argument("new_name")
+@click.argument("name", callback=check_named)
+@click.argument("new_name", callback=check_named)
 @cluster_options()
 def mv(name: str, new_name: str) -> None:
     """Rename a file, replacing what has the new name. No byte moves.
@@ -132,7 +132,7 @@ def mv(name: str, new_name: str) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", callback=check_named)
 @click.option("-r", "--recursive", is_flag=True, help="Delete all files below each NAME.")
 @quiet_option
 @cluster_options()
@@ -162,7 +162,7 @@ def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
 
 
 @click.command(short_help="Bring back a file that was deleted or replaced.")
-@click.argument("name")
+@click.argument("name", callback=check_named)
 @json_option
 @cluster_options()
 def undelete(name: str, as_json: bool) -> None:

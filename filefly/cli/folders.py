@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import click
 from attrs import frozen
 
 from filefly.errors import FileFlyError, NotFound
@@ -110,6 +111,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def check_named(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Return the name or names that were given, if each names something; for the callback of an argument.
+
+    A shell variable that is not set leaves nothing, or a slash: to `rm -r` that would mean every file there is.
+    """
+    for name in value if isinstance(value, tuple) else (value,):
+        if not name.strip("/"):
+            raise click.BadParameter(f"{name!r} names nothing; is a shell variable empty?")
+    return value
 
 
 def prefix_of(folder_name: str) -> str:

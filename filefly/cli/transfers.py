@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from filefly.cli.folders import LocalFile, files_below, name_of, prefix_of, targets_of
+from filefly.cli.folders import LocalFile, check_named, files_below, name_of, prefix_of, targets_of
 from filefly.cli.options import cluster_options, concurrency_option, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
@@ -277,7 +277,7 @@ def _downloaded(metadata: "Metadata", target: Path, as_json: bool, quiet: bool) 
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", callback=check_named)
 @click.option("--offset", type=click.IntRange(0), default=0, metavar="N", help="Begin at this byte.")
 @click.option("--length", type=click.IntRange(0), metavar="N", help="Print at most so many bytes.")
 @concurrency_option

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import define
 from twisted.internet.threads import deferToThread
 
@@ -128,6 +129,17 @@ async def test_rm_of_a_folder_that_is_none(reactor: Any, tmp_path: Path) -> None
     async with with_files(reactor, tmp_path, "ab") as shell:
         assert "no file's name begins with a/" == await shell.refusal("rm", "-r", "a")
         assert ["ab"] == [file.name async for file in shell.cluster.client().list()]
+
+
+@pytest.mark.parametrize("name", ["", "/", "//"])
+@on_reactor
+async def test_rm_r_of_nothing_deletes_nothing(reactor: Any, tmp_path: Path, name: str) -> None:
+    """A shell variable that is not set must not cost every file, nor those that are named before it."""
+    async with with_files(reactor, tmp_path, "a", "b/c") as shell:
+        done = await shell.run("rm", "-r", "b", name)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert f"'{name}' names nothing; is a shell variable empty?" in done.stderr
+        assert ["a", "b/c"] == [file.name async for file in shell.cluster.client().list()]
 
 
 @on_reactor
