@@ -9,7 +9,7 @@ from filefly.cli.folders import check_named, prefix_of
 from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
-from filefly.errors import FileFlyError, Forbidden, NotFound, Unavailable
+from filefly.errors import BadRequest, FileFlyError, Forbidden, NotFound, Unavailable
 from filefly.units import format_size
 from filefly.wire.address import check_client_address
 from filefly.wire.messages import DataServerState
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from filefly.client.api import Client
 
 _CONCURRENCY = 1
+_ABOUT_ONE_NAME = (BadRequest, Forbidden, NotFound)
+"""Errors that say nothing of what would come of another name."""
 
 
 class ListedFolder(Struct, frozen=True):
@@ -137,7 +139,7 @@ def mv(name: str, new_name: str) -> None:
 @quiet_option
 @cluster_options()
 def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
-    """Delete files.
+    """Delete files. Where one cannot be deleted, it says so and goes on; then the exit status is 1.
 
     \b
     Examples:
@@ -145,20 +147,32 @@ def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
       filefly-client rm -r photos/2019
     """
 
-    async def command(client: "Client") -> None:
+    async def command(client: "Client") -> int:
+        status = 0
         for name in names:
-            if not recursive:
-                await client.delete(name)
-                continue
-            below = [file.name async for file in client.list(prefix_of(name))]
-            if not below:
-                raise NotFound(f"no file's name begins with {prefix_of(name)}")
-            for each in below:
-                await client.delete(each)
-            if not quiet:
-                say(f"deleted {len(below)} files")
+            try:
+                if recursive:
+                    await _delete_below(client, prefix_of(name), quiet)
+                else:
+                    await client.delete(name)
+            except _ABOUT_ONE_NAME as error:
+                if len(names) == 1:
+                    raise
+                say(str(error))
+                status = 1
+        return status
 
     run(metadata_addr(), _CONCURRENCY, command)
+
+
+async def _delete_below(client: "Client", prefix: str, quiet: bool) -> None:
+    names = [file.name async for file in client.list(prefix)]
+    if not names:
+        raise NotFound(f"no file's name begins with {prefix}")
+    for name in names:
+        await client.delete(name)
+    if not quiet:
+        say(f"deleted {len(names)} files")
 
 
 @click.command(short_help="Bring back a file that was deleted or replaced.")

@@ -143,6 +143,32 @@ async def test_rm_r_of_nothing_deletes_nothing(reactor: Any, tmp_path: Path, nam
 
 
 @on_reactor
+async def test_rm_goes_on_behind_a_name_that_is_missing(reactor: Any, tmp_path: Path) -> None:
+    """It says each failure, and the exit status is 1; with -r too."""
+    async with with_files(reactor, tmp_path, "a", "b", "c", "f/a", "g/b") as shell:
+        done = await shell.run("rm", "a", "nope", "b", "a/../b", "c")
+        said = ["nope: file not found", "file_name has an empty, '.' or '..' part"]
+        assert (1, "", said) == (
+            done.returncode,
+            done.stdout,
+            [line.removeprefix("filefly-client: ") for line in done.stderr.splitlines()],
+        )
+        assert ["f/a", "g/b"] == [file.name async for file in shell.cluster.client().list()]
+        done = await shell.run("rm", "-q", "-r", "f", "nope", "g")
+        assert (1, "filefly-client: no file's name begins with nope/\n") == (done.returncode, done.stderr)
+        assert [] == [file.name async for file in shell.cluster.client().list()]
+
+
+@on_reactor
+async def test_rm_asks_a_server_that_is_away_only_once(reactor: Any, tmp_path: Path) -> None:
+    """It would say the same of every name."""
+    async with with_files(reactor, tmp_path) as shell:
+        done = await shell.run("rm", "--metadata-addr", "localhost:1", "a", "b")
+        assert (1, 1) == (done.returncode, done.stderr.count("\n"))
+        assert done.stderr.startswith("filefly-client: cannot reach localhost:1: ")
+
+
+@on_reactor
 async def test_ping_names_who_is_silent(reactor: Any, tmp_path: Path) -> None:
     """And asks the others all the same."""
     async with with_files(reactor, tmp_path) as shell:
