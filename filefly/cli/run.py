@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -25,11 +26,13 @@ def run(
     concurrency: int,
     command: Callable[[Any], Coroutine[Any, Any, int | None]],
     timeout_seconds: float = 60.0,
+    interrupted: str | None = None,
 ) -> None:
     """Run `command` with a Client that has the token of this command line, then end the process.
 
     Its exit status is what `command` returns, None is 0; 1 with a sentence on stderr for a FileFlyError; 130 on Ctrl-C,
-    after `command` was cancelled and has cleaned up after itself. An answer may take `timeout_seconds`.
+    after `command` was cancelled and has cleaned up after itself, and what `interrupted` says of that. An answer may
+    take `timeout_seconds`.
     """
     given, tls = token(), tls_files()  # what cannot be used is told before anything begins
 
@@ -72,6 +75,9 @@ def run(
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
     if exit_statuses:
+        if interrupted is not None and not _went_well(ended[0]):
+            with suppress(OSError):  # Ctrl-C may have ended who reads our stderr too
+                say(f"interrupted; {interrupted}")
         os._exit(exit_statuses[0])  # `command` has cleaned up; a thread may still be reading a terminal
     client.close()
     sys.exit(_status_of(ended[0], metadata_addr, given))
@@ -79,7 +85,7 @@ def run(
 
 def _status_of(result: Any, metadata_addr: str, given: GivenToken | None = None) -> int:
     """Return the exit status that `result` is or, as a Failure, stands for; and say why it is not 0."""
-    if result is None or isinstance(result, int):
+    if _went_well(result):
         return result or 0
     error = result.value
     if isinstance(error, BrokenPipeError):
@@ -89,6 +95,11 @@ def _status_of(result: Any, metadata_addr: str, given: GivenToken | None = None)
         result.raiseException()
     say(f"{error}{_hint(error, metadata_addr, given)}")
     return 1
+
+
+def _went_well(result: Any) -> bool:
+    """Whether a command came to its end, with whatever status; else `result` is a Failure."""
+    return result is None or isinstance(result, int)
 
 
 def _hint(error: FileFlyError, metadata_addr: str, given: GivenToken | None) -> str:

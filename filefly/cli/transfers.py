@@ -1,6 +1,7 @@
 """upload, download, cat: bytes in and out."""
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from filefly.cli.folders import LocalFile, check_named, files_below, name_of, pr
 from filefly.cli.options import cluster_options, concurrency_option, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
-from filefly.errors import FileFlyError, NotFound
+from filefly.errors import Busy, FileFlyError, NotFound, TimedOut, Unavailable
 from filefly.units import format_size
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Store = Callable[..., Awaitable["Metadata"]]
 """Client.upload, its options given."""
 StoreFiles = Callable[..., Awaitable[None]]
 """Client.upload_files, its options given."""
+_READABLE = 300  # characters of a command that somebody may copy
 
 
 @click.command()
@@ -83,6 +85,9 @@ def upload(
     if Path("-") in everything and (len(everything) > 1 or not name):
         raise click.UsageError("Standard input needs a name and no other PATH: upload - --name NAME")
     from_stdin = everything == [Path("-")]
+    skipping = len(everything) > 1 and not recursive  # with -r, files that are complete are not sent again
+    # What comes from a pipe may not come again.
+    resumed = None if from_stdin else _resumed("upload", resume, *["-r"] * skipping)
     local = [] if from_stdin else list(_local_files(everything, name, recursive))
     _check_names(local)
 
@@ -98,7 +103,27 @@ def upload(
         else:
             await _upload_files(store_files, local, as_json, quiet)
 
-    run(metadata_addr(), concurrency, command)
+    async def told_how_to_go_on(client: "Client") -> None:
+        try:
+            await command(client)
+        except (Unavailable, TimedOut, Busy) as error:
+            if resumed is None or "cannot be stored" not in str(error):  # then there is a plan, and blocks of it
+                raise
+            raise type(error)(f"{error}; {resumed}") from None
+
+    run(metadata_addr(), concurrency, told_how_to_go_on, interrupted=resumed or "upload it again")
+
+
+def _resumed(word: str, resume: bool, *more: str) -> str:
+    """Return how to go on where this command was that is called `word`: by itself, with --resume and `more` options."""
+    arguments = sys.argv[1:]
+    if word in arguments:
+        place = arguments.index(word) + 1
+        arguments[place:place] = [*["--resume"] * (not resume), *more]
+    command = shlex.join(["filefly-client", *arguments])
+    if len(command) > _READABLE:
+        command = f"the same command, with {' '.join(['--resume', *more])}"
+    return f"to go on where it was: {command}"
 
 
 def _local_files(paths: Iterable[Path], name: str | None, recursive: bool) -> Iterable[LocalFile]:
@@ -239,6 +264,10 @@ def download(
         raise click.UsageError("--resume needs a file to write to; -o - is standard output.")
     if recursive and (output is None or output == Path("-")):
         raise click.UsageError("-r needs a folder to write to: download -r PREFIX -o FOLDER")
+    if resume or recursive:  # files that are complete are in place, and are not fetched again
+        interrupted = _resumed("download", resume)
+    else:
+        interrupted = "nothing was kept (with --resume it would have been)"
 
     async def command(client: "Client") -> None:
         if output == Path("-"):
@@ -252,7 +281,7 @@ def download(
                 metadata = await client.download(name, target, resume=resume, progress=shown)
             _downloaded(metadata, target, as_json, quiet)
 
-    run(metadata_addr(), concurrency, command)
+    run(metadata_addr(), concurrency, command, interrupted=None if output == Path("-") else interrupted)
 
 
 async def _download_folder(client: "Client", name: str, folder: Path, resume: bool, as_json: bool, quiet: bool) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from filefly.cli.output import Bar, LogLines
+from filefly.cli.transfers import _resumed
 from filefly.client.targets import part_of
-from filefly.errors import DiskFull
+from filefly.errors import DiskFull, Unavailable
 from filefly.wire.blocks import Store
 from tests.cli.test_catalog import Shell, with_files
 from tests.client.scripted import ScriptedCluster, for_kind, scripted
@@ -167,6 +169,38 @@ async def test_an_upload_is_resumed(reactor: Any, tmp_path: Path) -> None:
             "filefly-client: uploaded a: 26 B in 4 blocks",
         ] == done.stderr.splitlines()
         assert DATA == await shell.out("cat", "a")
+
+
+@on_reactor
+async def test_an_upload_that_cannot_go_on_says_how_to_later(reactor: Any, tmp_path: Path) -> None:
+    """Where nothing but a data server is missing, and what was stored is still there."""
+    async with with_script(reactor, tmp_path, data_servers=1) as (cluster, shell):
+        [data_server] = cluster.data
+        data_server.fault = for_kind(Store, Unavailable("gone"))
+        hint = f"; to go on where it was: filefly-client --metadata-addr {cluster.catalog.address} upload --resume -q a"
+        assert (await shell.refusal("upload", "-q", "a")).endswith(f"{data_server.address}: gone){hint}")
+        (tmp_path / "b").write_text(DATA)
+        assert (await shell.refusal("upload", "-q", "a", "b")).endswith(" upload --resume -r -q a b")
+        data_server.fault = for_kind(Store, DiskFull("full"))
+        assert "--resume" not in await shell.refusal("upload", "-q", "a")
+
+
+def test_a_command_that_is_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would read it."""
+    monkeypatch.setattr(sys, "argv", ["filefly-client", "upload", *("some file",) * 100])
+    assert "to go on where it was: the same command, with --resume -r" == _resumed("upload", False, "-r")
+
+
+@pytest.mark.parametrize(
+    ("resume", "more", "options"), [(False, (), "--resume "), (True, (), ""), (False, ("-r",), "--resume -r ")]
+)
+def test_how_to_go_on_is_what_was_said_and_what_is_missing(
+    resume: bool, more: Sequence[str], options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In front of the paths: behind `--` there are no options."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/filefly-client", "--token-file", "my token", "upload", "--", "-a"])
+    command = f"filefly-client --token-file 'my token' upload {options}-- -a"
+    assert f"to go on where it was: {command}" == _resumed("upload", resume, *more)
 
 
 @on_reactor

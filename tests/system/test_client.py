@@ -164,8 +164,43 @@ def test_ctrl_c_ends_a_download_with_130(cluster: Processes, tmp_path: Path) -> 
     with paused(cluster, 2):
         status, said = interrupted(cluster, "download", "medium", "-o", tmp_path / "copy")
     assert 130 == status
+    assert said.endswith("filefly-client: interrupted; nothing was kept (with --resume it would have been)\n")
     assert "Traceback" not in said
     assert [] == list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_go_on_with_an_upload(cluster: Processes, tmp_path: Path) -> None:
+    """By a command that does it: what was stored is not sent again."""
+    path = sparse(tmp_path / "going on", 32 * MIB)
+    with paused(cluster, 2):
+        status, said = interrupted(cluster, "upload", path, "--name", "went on")
+    command = f"filefly-client --metadata-addr {cluster.meta.address} upload --resume '{path}' --name 'went on'"
+    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
+    done = shell(cluster, command)
+    assert 0 == done.returncode
+    assert re.match(rb"went on: \d+\.0 MiB were there already\n", done.stderr)
+    assert "went on" in cluster.names()
+
+
+def test_ctrl_c_says_how_to_go_on_with_a_download(cluster: Processes, tmp_path: Path) -> None:
+    """By the same command, if it was to be resumed; of a folder also if not, for it keeps what is complete."""
+    copy = tmp_path / "copy"
+    with paused(cluster, 2):
+        status, said = interrupted(cluster, "download", "medium", "--resume", "-o", copy)
+    command = f"filefly-client --metadata-addr {cluster.meta.address} download medium --resume -o {copy}"
+    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
+    done = shell(cluster, command)
+    assert 0 == done.returncode
+    assert re.match(rb"medium: \d\.0 MiB were there already\n", done.stderr)
+    for name, size in (("several/1", 1), ("several/2", 10 * MIB)):
+        cluster.client("upload", "-q", "-", "--name", name, stdin=bytes(size))
+    with paused(cluster, 2):
+        status, said = interrupted(cluster, "download", "-r", "several", "-o", tmp_path)
+    command = f"filefly-client --metadata-addr {cluster.meta.address} download --resume -r several -o {tmp_path}"
+    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
+    done = shell(cluster, command)
+    assert 0 == done.returncode
+    assert bytes(10 * MIB) == (tmp_path / "2").read_bytes()
 
 
 def test_ctrl_c_keeps_what_a_download_was_to_replace(cluster: Processes, tmp_path: Path) -> None:
