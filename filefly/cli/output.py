@@ -77,13 +77,20 @@ def progress(verb: str, quiet: bool, expected: int | None = None) -> Iterator[Pr
     else:
         from rich import progress as rich_progress
         from rich.console import Console
+        from rich.text import Text
+
+        class Speed(rich_progress.ProgressColumn):
+            """In the units of everything else; rich's own column counts in thousands."""
+
+            def render(self, task: rich_progress.Task) -> Text:
+                return Text(_speed(task.finished_speed or task.speed), style="progress.data.speed")
 
         columns = (
             rich_progress.TextColumn("{task.description}"),
             rich_progress.BarColumn(),
             rich_progress.TaskProgressColumn(),
             rich_progress.DownloadColumn(binary_units=True),
-            rich_progress.TransferSpeedColumn(),
+            Speed(),
             rich_progress.TimeRemainingColumn(),
         )
         with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
@@ -91,6 +98,10 @@ def progress(verb: str, quiet: bool, expected: int | None = None) -> Iterator[Pr
             if expected is not None:
                 bar.expect(expected)
             yield bar
+
+
+def _speed(bytes_per_second: float | None) -> str:
+    return "?" if bytes_per_second is None else f"{format_size(bytes_per_second)}/s"
 
 
 def print_json(message: Struct) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich import progress as rich_progress
 from rich.console import Console
 
-from filefly.cli.output import Bar, LogLines, minute, print_json, print_table, progress
+from filefly.cli.output import Bar, LogLines, _speed, minute, print_json, print_table, progress
 from filefly.client.progress import Progress
 from filefly.wire.messages import DataServerState
 
@@ -51,6 +51,12 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         shown.started("report.pdf", 100)
         shown.moved("report.pdf", 50)
     assert "report.pdf" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("speed", "shown"), [(None, "?"), (0.0, "0 B/s"), (750_000_000.0, "715.3 MiB/s")])
+def test_a_speed_has_the_units_of_a_size(speed: float | None, shown: str) -> None:
+    """Powers of 1024, like the sizes beside it."""
+    assert shown == _speed(speed)
 
 
 def bar_of() -> tuple[Bar, Any]:
