@@ -105,6 +105,8 @@ def _went_well(result: Any) -> bool:
 def _hint(error: FileFlyError, metadata_addr: str, given: GivenToken | None) -> str:
     """Return what to do next where the error does not say it by itself."""
     match error:
+        case Unavailable() if str(error) == f"cannot reach {metadata_addr}: this host name is not known":
+            return "; is it spelled right? (--metadata-addr)"
         case Unavailable() if str(error).startswith(f"cannot reach {metadata_addr}"):
             return "; is the metadata server running there? (--metadata-addr)"
         case UnknownCommand():

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError, UnknownHostError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
@@ -221,7 +221,9 @@ class ConnectionPool:
             raise Unreachable(f"no TLS with {address}: {error}") from None
         except ConnectTimeout as error:
             raise Silent(f"cannot reach {address}: {_first_line(error)}") from None
-        except (ConnectError, DNSLookupError) as error:
+        except (DNSLookupError, UnknownHostError):
+            raise Unreachable(f"cannot reach {address}: this host name is not known") from None
+        except ConnectError as error:
             raise Unreachable(f"cannot reach {address}: {_first_line(error)}") from None
         return protocol
 

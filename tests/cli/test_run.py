@@ -30,6 +30,10 @@ def test_a_command_may_say_what_its_status_is(status: int, capsys: pytest.Captur
             Unavailable("cannot reach x:1: refused"),
             "cannot reach x:1: refused; is the metadata server running there? (--metadata-addr)",
         ),
+        (
+            Unavailable("cannot reach x:1: this host name is not known"),
+            "cannot reach x:1: this host name is not known; is it spelled right? (--metadata-addr)",
+        ),
     ],
 )
 def test_an_error_is_status_1_and_a_sentence(
