@@ -53,7 +53,7 @@ def _check_path(name: str, field: str) -> None:
     if _CONTROL.search(name):
         raise BadRequest(f"{field} has a control character")
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise BadRequest(f"{field} has an empty, '.' or '..' part")
+        raise BadRequest(f"{field} {name!r} has an empty, '.' or '..' part")
 
 
 def stem_of(name: str) -> str:

@@ -147,7 +147,7 @@ async def test_rm_goes_on_behind_a_name_that_is_missing(reactor: Any, tmp_path: 
     """It says each failure, and the exit status is 1; with -r too."""
     async with with_files(reactor, tmp_path, "a", "b", "c", "f/a", "g/b") as shell:
         done = await shell.run("rm", "a", "nope", "b", "a/../b", "c")
-        said = ["nope: file not found", "file_name has an empty, '.' or '..' part"]
+        said = ["nope: file not found", "file_name 'a/../b' has an empty, '.' or '..' part"]
         assert (1, "", said) == (
             done.returncode,
             done.stdout,

@@ -161,7 +161,7 @@ async def test_progress_is_told(reactor: Any, tmp_path: Path) -> None:
     ("name", "replicas", "kind", "sentence"),
     [
         ("", 1, BadRequest, "missing file_name"),
-        ("../a", 1, BadRequest, "file_name has an empty, '.' or '..' part"),
+        ("../a", 1, BadRequest, "file_name '../a' has an empty, '.' or '..' part"),
         ("a", 3, BadRequest, "replica count 3 exceeds available data servers (2)"),
     ],
 )

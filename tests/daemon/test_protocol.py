@@ -113,7 +113,10 @@ MIXED: list[tuple[bytes, bytes]] = [
     ),
     (line(command="dance", size=7), error("unknown command", "unknown_command")),
     (b"not json\n", b""),
-    (line(command="store", block_id="../x", size=len(TRAP)) + TRAP, error("block_id has an empty, '.' or '..' part")),
+    (
+        line(command="store", block_id="../x", size=len(TRAP)) + TRAP,
+        error("block_id '../x' has an empty, '.' or '..' part"),
+    ),
     (line(command="store", size=len(TRAP)) + TRAP, error("missing block_id")),
     (line(command="store", block_id="a-0", size=len(TRAP), crc32c="X") + TRAP, b""),
     (
@@ -254,7 +257,7 @@ def test_the_next_request_waits_for_the_last(new_server: Callable[..., Server]) 
 @pytest.mark.parametrize(
     ("request_fields", "sentence", "code"),
     [
-        ({"block_id": "../x"}, "block_id has an empty, '.' or '..' part", "bad_request"),
+        ({"block_id": "../x"}, "block_id '../x' has an empty, '.' or '..' part", "bad_request"),
         ({"block_id": ""}, "missing block_id", "bad_request"),
         ({"block_id": "x" * 256}, "block_id takes more than 255 bytes on disk", "bad_request"),
         ({}, "missing block_id", "bad_request"),

@@ -54,7 +54,7 @@ async def test_each_block_is_stored_or_refused_by_itself(reactor: Any, tmp_path:
             "status": "ok",
             "results": [
                 stored(b"one"),
-                {"error": "block_id has an empty, '.' or '..' part", "code": "bad_request"},
+                {"error": "block_id '../b-0' has an empty, '.' or '..' part", "code": "bad_request"},
                 {"error": f"crc32c is {sum_of(b'three')}, expected 00000000", "code": "corrupt"},
             ],
         } == reply

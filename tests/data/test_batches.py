@@ -136,7 +136,7 @@ def test_a_block_that_is_refused_does_not_touch_the_others(folder: Path, disk: W
     ]
     assert [
         stored(b"abc"),
-        BlockResult(error="block_id has an empty, '.' or '..' part", code="bad_request"),
+        BlockResult(error="block_id '../bad-0' has an empty, '.' or '..' part", code="bad_request"),
         BlockResult(error=f"crc32c is {sum_of(b'x')}, expected 00000000", code="corrupt"),
         BlockResult(error="block is over the limit of 3 bytes (--max-block-size)", code="too_large"),
         stored(b"ok"),

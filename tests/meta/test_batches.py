@@ -116,7 +116,7 @@ async def test_a_plan_that_is_refused_leaves_the_others_alone(reactor: Any, tmp_
         assert ["a", "there"] == [result["metadata"]["name"] for result in (first, last)]
         assert [
             refused("missing file_name", "bad_request"),
-            refused("file_name has an empty, '.' or '..' part", "bad_request"),
+            refused("file_name 'x/../y' has an empty, '.' or '..' part", "bad_request"),
             refused("replica count 3 exceeds available data servers (2)", "bad_request"),
             refused(
                 "file_size is over the limit of 20000 blocks of 67108864 bytes (--max-blocks-per-file)", "too_large"

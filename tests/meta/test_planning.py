@@ -84,7 +84,7 @@ async def test_attributes_are_kept(reactor: Any, tmp_path: Path) -> None:
         ({"file_name": "a"}, "missing file_size or data", "bad_request"),
         ({"file_name": "a", "data": "?"}, "invalid base64 data", "bad_request"),
         ({"file_name": "a", "data": "YQ==", "file_size": 2}, "file_size is 2, but data has 1 bytes", "bad_request"),
-        ({"file_name": "../a", "file_size": 1}, "file_name has an empty, '.' or '..' part", "bad_request"),
+        ({"file_name": "../a", "file_size": 1}, "file_name '../a' has an empty, '.' or '..' part", "bad_request"),
         (
             {"file_name": "a", "file_size": 1, "replicas": 3},
             "replica count 3 exceeds available data servers (2)",

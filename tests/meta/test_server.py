@@ -57,7 +57,7 @@ async def test_a_block_that_is_sent_here_is_not_read_as_commands(reactor: Any, t
     [
         ({}, error("missing file_name", "bad_request")),
         ({"file_name": ""}, error("missing file_name", "bad_request")),
-        ({"file_name": "a/../b"}, error("file_name has an empty, '.' or '..' part", "bad_request")),
+        ({"file_name": "a/../b"}, error("file_name 'a/../b' has an empty, '.' or '..' part", "bad_request")),
         ({"file_name": "missing"}, NOT_FOUND),
     ],
 )
@@ -156,7 +156,7 @@ async def test_a_renamed_file_is_read_under_its_new_name(reactor: Any, tmp_path:
     [
         ({"file_name": "a"}, error("missing new_name", "bad_request")),
         ({"new_name": "a"}, error("missing file_name", "bad_request")),
-        ({"file_name": "a", "new_name": "/b"}, error("file_name has an empty, '.' or '..' part", "bad_request")),
+        ({"file_name": "a", "new_name": "/b"}, error("file_name '/b' has an empty, '.' or '..' part", "bad_request")),
         ({"file_name": "missing", "new_name": "b"}, NOT_FOUND),
     ],
 )
