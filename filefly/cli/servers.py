@@ -35,6 +35,8 @@ def servers(context: click.Context, as_json: bool) -> None:
       down      it has not answered for a while, or has another storage than it should
       draining  everything is being moved off it
       full      it has no room for new blocks
+    disk used and free tell of its whole disk, whoever filled it; scrub of the
+    re-reading of all blocks: how far it is or when it last ended, what was bad.
     The exit status is 1 if one is down, or there is a warning.
 
     \b
@@ -98,7 +100,7 @@ def print_servers(servers: Sequence[DataServerState]) -> None:
         "address": [name_of_server(server) for server in servers],
         "advertised": [server.advertised_address or "-" for server in servers],
         "state": [state_of(server) for server in servers],
-        "used": [_used(server) for server in servers],
+        "disk used": [_used(server) for server in servers],
         "free": [_size(server.free_bytes) for server in servers],
         "last answer": [minute(server.last_pong) for server in servers],
         "scrub": [_scrub(server.scrub) for server in servers],
@@ -109,7 +111,9 @@ def print_servers(servers: Sequence[DataServerState]) -> None:
     if not any(errors):
         del columns["last error"]
     header = list(columns)
-    print_table(header, list(zip(*columns.values(), strict=True)), right=(header.index("used"), header.index("free")))
+    print_table(
+        header, list(zip(*columns.values(), strict=True)), right=(header.index("disk used"), header.index("free"))
+    )
 
 
 def _size(size: int | None) -> str:

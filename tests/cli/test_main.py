@@ -63,6 +63,13 @@ def test_the_program_tells_of_files_and_of_the_cluster_apart() -> None:
         assert "..." not in section
 
 
+def test_servers_explains_its_columns() -> None:
+    """Those that are not what one might think."""
+    said = asked("servers", "--help").output
+    for explained in ("disk used and free tell of its whole disk", "scrub of the", "re-reading of all blocks"):
+        assert explained in said
+
+
 def test_the_version_is_told() -> None:
     """That of the package."""
     assert __version__ in asked("--version").output

@@ -31,10 +31,10 @@ def table(capsys: pytest.CaptureFixture[str], *servers: DataServerState) -> list
 
 
 def test_a_data_server_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """With what it has used and what is free; columns without content are left out."""
+    """With what is used and free of its disk; columns without content are left out."""
     state = server(total_bytes=10 * GIB, free_bytes=4 * GIB, last_pong="2026-01-02T03:04:05.678Z")
     assert [
-        ["address", "state", "used", "free", "last answer", "scrub"],
+        ["address", "state", "disk used", "free", "last answer", "scrub"],
         ["x:1", "up", "6.0 GiB", "4.0 GiB", "2026-01-02 03:04:05", "-"],
     ] == table(capsys, state)
 
@@ -47,7 +47,7 @@ def test_what_is_not_known_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None
 def test_advertised_addresses_and_errors_have_columns_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
     """How to accept a storage is said below."""
     rows = table(capsys, server(advertised_address="files:1"), server("y:1", error=f"{REFUSED} y:1"))
-    assert ["address", "advertised", "state", "used", "free", "last answer", "scrub", "last error"] == rows[0]
+    assert ["address", "advertised", "state", "disk used", "free", "last answer", "scrub", "last error"] == rows[0]
     assert ["files:1", "-"] == [row[1] for row in rows[1:]]
     assert "holds another storage than before (is its disk mounted?)" == rows[2][-1]
     mistyped = f"{OF_ANOTHER_CATALOG}; {right_catalog('x:1')}"
