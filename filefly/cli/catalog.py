@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from filefly.cli.folders import check_named, prefix_of
+from filefly.cli.folders import check_named, prefix_of, told_if_folder
 from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
@@ -84,7 +84,8 @@ def stat(name: str, as_json: bool) -> None:
     """
 
     async def command(client: "Client") -> None:
-        metadata = await client.stat(name)
+        async with told_if_folder(client, name, f"see filefly-client ls {name}"):
+            metadata = await client.stat(name)
         if as_json:
             print_json(metadata)
             return
@@ -154,7 +155,8 @@ def rm(names: tuple[str, ...], recursive: bool, quiet: bool) -> None:
                 if recursive:
                     await _delete_below(client, prefix_of(name), quiet)
                 else:
-                    await client.delete(name)
+                    async with told_if_folder(client, name, "delete it with -r"):
+                        await client.delete(name)
             except _ABOUT_ONE_NAME as error:
                 if len(names) == 1:
                     raise

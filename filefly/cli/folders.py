@@ -2,16 +2,20 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import frozen
 
-from filefly.errors import FileFlyError, NotFound
+from filefly.errors import BadRequest, FileFlyError, NotFound
 from filefly.wire.names import check_file_name
+
+if TYPE_CHECKING:
+    from filefly.client.api import Client
 
 
 @frozen
@@ -122,6 +126,26 @@ def check_named(_context: click.Context, _parameter: click.Parameter, value: Any
         if not name.strip("/"):
             raise click.BadParameter(f"{name!r} names nothing; is a shell variable empty?")
     return value
+
+
+@asynccontextmanager
+async def told_if_folder(client: "Client", name: str, instead: str) -> AsyncIterator[None]:
+    """Say, where there is no file `name` but a folder, that it is one, and what to do `instead`."""
+    try:
+        yield
+    except (BadRequest, NotFound) as error:
+        if (name.endswith("/") or str(error) == f"{name}: file not found") and await _is_folder_there(client, name):
+            raise NotFound(f"{name} is a folder; {instead}") from None
+        raise
+
+
+async def _is_folder_there(client: "Client", name: str) -> bool:
+    """Whether there is a file in a folder of the catalog, as far as one may know."""
+    try:
+        page = await client.list_page(prefix_of(name), limit=1)
+    except FileFlyError:
+        return False
+    return bool(page.files)
 
 
 def prefix_of(folder_name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from filefly.cli.folders import LocalFile, check_named, files_below, name_of, prefix_of, targets_of
+from filefly.cli.folders import LocalFile, check_named, files_below, name_of, prefix_of, targets_of, told_if_folder
 from filefly.cli.options import cluster_options, concurrency_option, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
@@ -270,18 +270,26 @@ def download(
         interrupted = "nothing was kept (with --resume it would have been)"
 
     async def command(client: "Client") -> None:
-        if output == Path("-"):
-            await _to_stdout(client, name)
-        elif recursive:
+        if recursive:
             await _download_folder(client, name, Path(str(output)), resume, as_json, quiet)
-        else:
-            path = output or Path()
-            target = path / name.rsplit("/", 1)[-1] if path.is_dir() else path
-            with progress("fetched", quiet) as shown:
-                metadata = await client.download(name, target, resume=resume, progress=shown)
-            _downloaded(metadata, target, as_json, quiet)
+            return
+        async with told_if_folder(client, name, "download it with -r, to a folder -o"):
+            if output == Path("-"):
+                await _to_stdout(client, name)
+            else:
+                await _download_file(client, name, output or Path(), resume, as_json, quiet)
 
     run(metadata_addr(), concurrency, command, interrupted=None if output == Path("-") else interrupted)
+
+
+async def _download_file(client: "Client", name: str, path: Path, resume: bool, as_json: bool, quiet: bool) -> None:
+    target = path / name.rsplit("/", 1)[-1] if path.is_dir() else path
+    with progress("fetched", quiet) as shown:
+        metadata = await client.download(name, target, resume=resume, progress=shown)
+    if as_json:
+        print_json(metadata)
+    elif not quiet:
+        say(f"downloaded {metadata.name} to {target}: {format_size(metadata.total_size)}, verified")
 
 
 async def _download_folder(client: "Client", name: str, folder: Path, resume: bool, as_json: bool, quiet: bool) -> None:
@@ -296,13 +304,6 @@ async def _download_folder(client: "Client", name: str, folder: Path, resume: bo
         await client.download_files(zip(files, targets, strict=True), resume=resume, progress=shown, **told)
     if not quiet:
         say(f"downloaded {len(files)} files, {format_size(total)}, to {folder}")
-
-
-def _downloaded(metadata: "Metadata", target: Path, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print_json(metadata)
-    elif not quiet:
-        say(f"downloaded {metadata.name} to {target}: {format_size(metadata.total_size)}, verified")
 
 
 @click.command()
@@ -322,7 +323,8 @@ def cat(names: tuple[str, ...], offset: int, length: int | None, concurrency: in
 
     async def command(client: "Client") -> None:
         for name in names:
-            await _to_stdout(client, name, offset, length)
+            async with told_if_folder(client, name, f"see filefly-client ls {name}"):
+                await _to_stdout(client, name, offset, length)
 
     run(metadata_addr(), concurrency, command)
 

@@ -131,6 +131,27 @@ async def test_rm_of_a_folder_that_is_none(reactor: Any, tmp_path: Path) -> None
         assert ["ab"] == [file.name async for file in shell.cluster.client().list()]
 
 
+@pytest.mark.parametrize("name", ["docs", "docs/"])
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("rm", "delete it with -r"),
+        ("stat", "see filefly-client ls NAME"),
+        ("cat", "see filefly-client ls NAME"),
+        ("download", "download it with -r, to a folder -o"),
+    ],
+)
+@on_reactor
+async def test_a_folder_is_told_where_a_file_is_expected(
+    reactor: Any, tmp_path: Path, command: str, instead: str, name: str
+) -> None:
+    """Whoever uploaded it with -r has seen that name; what is neither file nor folder is just not there."""
+    async with with_files(reactor, tmp_path, "docs/a", "docs2") as shell:
+        assert f"{name} is a folder; {instead.replace('NAME', name)}" == await shell.refusal(command, name)
+        assert "doc: file not found" == await shell.refusal(command, "doc")
+        assert ["docs/a", "docs2"] == [file.name async for file in shell.cluster.client().list()]
+
+
 @pytest.mark.parametrize("name", ["", "/", "//"])
 @on_reactor
 async def test_rm_r_of_nothing_deletes_nothing(reactor: Any, tmp_path: Path, name: str) -> None:
