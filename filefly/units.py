@@ -1,4 +1,4 @@
-"""Sizes as people write them, and bytes as they come in pieces."""
+"""Sizes and numbers as people write them, and bytes as they come in pieces."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -64,3 +64,8 @@ def format_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 block`, `2,345 blocks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

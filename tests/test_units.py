@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filefly.units import MOST_CHUNKS, format_size, parse_size, write_all
+from filefly.units import MOST_CHUNKS, counted, format_size, parse_size, write_all
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,9 @@ def test_not_more_is_written_at_once_than_the_system_takes() -> None:
 
     write_all(write, [b"x", b""] * (MOST_CHUNKS + 1))
     assert [MOST_CHUNKS, 1] == sizes
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 blocks"), (1, "1 block"), (1234, "1,234 blocks")])
+def test_things_are_counted(number: int, shown: str) -> None:
+    """As a person does."""
+    assert shown == counted(number, "block")

@@ -13,6 +13,7 @@ from filefly.catalog.repairs import Place, repair_at_once
 from filefly.catalog.schema import blocks, catalog, data_servers, plans, replicas, trash
 from filefly.catalog.statements import Statement
 from filefly.errors import Conflict, NotFound
+from filefly.units import counted
 
 
 @frozen
@@ -198,7 +199,7 @@ def check_removable(connection: Connection, name: str, lost: bool) -> DataServer
     left = holdings(connection, row.key)
     if not lost and not left.none:
         raise Conflict(
-            f"{name} still has {left.committed} blocks and {left.open_plans} open plans: "
+            f"{name} still has {counted(left.committed, 'block')} and {counted(left.open_plans, 'open plan')}: "
             f"drain it first (filefly-client drain {name}), or give its blocks up (--lost)"
         )
     return row

@@ -106,7 +106,9 @@ def _check(prefix: str, unit: str, limit: int | None, used: int, planned: int, m
     of = f"files below {prefix!r}" if prefix else "all files"
     also = f" and {planned} planned" if planned else ""
     this = f"takes {more} more" if more > 0 else "fits in only once what is planned is over"
-    raise QuotaExceeded(f"the quota of {of} is {limit} {unit}: {used} are used{also}, and this {this}", prefix)
+    most = f"{limit} {unit.removesuffix('s') if limit == 1 else unit}"
+    is_used = f"{used} {'is' if used == 1 else 'are'} used"
+    raise QuotaExceeded(f"the quota of {of} is {most}: {is_used}{also}, and this {this}", prefix)
 
 
 def _plan(connection: Connection, generation: int | None) -> tuple[str, int, bool] | None:

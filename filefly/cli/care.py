@@ -9,8 +9,9 @@ from filefly.cli.options import cluster_options, json_option, metadata_addr, qui
 from filefly.cli.output import print_json
 from filefly.cli.run import run, say
 from filefly.cli.servers import name_of_server, state_of
-from filefly.cli.watching import POLL_SECONDS, Watch, counted, watching
+from filefly.cli.watching import POLL_SECONDS, Watch, watching
 from filefly.errors import FileFlyError
+from filefly.units import counted
 
 if TYPE_CHECKING:
     from filefly.client.administration import Administration

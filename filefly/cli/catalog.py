@@ -10,7 +10,7 @@ from filefly.cli.options import cluster_options, json_option, metadata_addr, qui
 from filefly.cli.output import minute, print_json, print_table
 from filefly.cli.run import run, say
 from filefly.errors import BadRequest, FileFlyError, Forbidden, NotFound, Unavailable
-from filefly.units import format_size
+from filefly.units import counted, format_size
 from filefly.wire.address import check_client_address
 from filefly.wire.messages import DataServerState
 
@@ -89,9 +89,10 @@ def stat(name: str, as_json: bool) -> None:
         if as_json:
             print_json(metadata)
             return
+        size = metadata.total_size
         facts = [
             ("name", metadata.name),
-            ("size", f"{format_size(metadata.total_size)} ({metadata.total_size} bytes)"),
+            ("size", f"{format_size(size)} ({size} {'byte' if size == 1 else 'bytes'})"),
             ("state", metadata.state),
             ("modified", minute(metadata.modified)),
             ("generation", str(metadata.generation)),
@@ -174,7 +175,7 @@ async def _delete_below(client: "Client", prefix: str, quiet: bool) -> None:
     for name in names:
         await client.delete(name)
     if not quiet:
-        say(f"deleted {len(names)} files")
+        say(f"deleted {counted(len(names), 'file')}")
 
 
 @click.command(short_help="Bring back a file that was deleted or replaced.")
@@ -237,6 +238,6 @@ def ping(addresses: tuple[str, ...], as_json: bool, quiet: bool) -> None:
             elif state.healthy and not quiet:
                 click.echo(f"{address} is up")
         if silent:
-            raise Unavailable(f"{silent} of {len(asked)} servers did not answer")
+            raise Unavailable(f"{silent} of {counted(len(asked), 'server')} did not answer")
 
     run(metadata_addr(), _CONCURRENCY, command)

@@ -9,7 +9,8 @@ from msgspec import Struct
 from filefly.cli.options import cluster_options, json_option, metadata_addr, quiet_option
 from filefly.cli.output import print_json
 from filefly.cli.run import run, say
-from filefly.cli.watching import Watch, counted, watching
+from filefly.cli.watching import Watch, watching
+from filefly.units import counted
 
 if TYPE_CHECKING:
     from filefly.client.administration import Administration

@@ -7,7 +7,7 @@ import click
 from filefly.cli.options import cluster_options, json_option, metadata_addr
 from filefly.cli.output import print_json, print_table
 from filefly.cli.run import run, say
-from filefly.units import format_size, parse_size
+from filefly.units import counted, format_size, parse_size
 
 if TYPE_CHECKING:
     from filefly.client.api import Client
@@ -62,7 +62,7 @@ def set_(prefix: str, max_bytes: int | None, max_files: int | None) -> None:
         await client.administration.set_quota(prefix, max_bytes, max_files)
         limits = [
             *([] if max_bytes is None else [format_size(max_bytes)]),
-            *([] if max_files is None else [f"{max_files:,} files"]),
+            *([] if max_files is None else [counted(max_files, "file")]),
         ]
         say(f"files that begin with {prefix!r} may take {' and '.join(limits)}; filefly-client quota list shows it")
 

@@ -18,7 +18,7 @@ from filefly.cli.options import cluster_options, concurrency_option, json_option
 from filefly.cli.output import print_json, progress
 from filefly.cli.run import run, say
 from filefly.errors import Busy, FileFlyError, NotFound, TimedOut, Unavailable
-from filefly.units import format_size
+from filefly.units import counted, format_size
 
 if TYPE_CHECKING:
     from filefly.client.api import Client
@@ -162,8 +162,9 @@ async def _upload_folders(
     await _upload_files(store_files, changed, as_json, quiet, each=False)
     if not quiet:
         same = len(local) - len(changed)
+        were = "1 was" if same == 1 else f"{same:,} were"
         size = format_size(sum(file.size for file in changed))
-        say(f"uploaded {len(changed)} files, {size}; {same} were there already")
+        say(f"uploaded {counted(len(changed), 'file')}, {size}; {were} there already")
 
 
 async def _upload_files(
@@ -219,8 +220,7 @@ def _tell(metadata: "Metadata", uploaded: bool) -> None:
     from filefly.client.decisions import short_blocks
 
     if uploaded:
-        count = len(metadata.blocks)
-        blocks = "1 block" if count == 1 else f"{count} blocks"
+        blocks = counted(len(metadata.blocks), "block")
         say(f"uploaded {metadata.name}: {format_size(metadata.total_size)} in {blocks}")
     if short_blocks(metadata):
         fewest = min(len(block.replicas) for block in metadata.blocks)
@@ -303,7 +303,7 @@ async def _download_folder(client: "Client", name: str, folder: Path, resume: bo
         told: dict[str, Any] = {"downloaded": print_json} if as_json else {}
         await client.download_files(zip(files, targets, strict=True), resume=resume, progress=shown, **told)
     if not quiet:
-        say(f"downloaded {len(files)} files, {format_size(total)}, to {folder}")
+        say(f"downloaded {counted(len(files), 'file')}, {format_size(total)}, to {folder}")
 
 
 @click.command()

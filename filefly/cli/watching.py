@@ -99,8 +99,3 @@ def watching(clock: Any, quiet: bool, what: str) -> Iterator[Watch]:
         )
         with drawn:
             yield Bar(drawn, what)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return `1 block`, `2,345 blocks`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

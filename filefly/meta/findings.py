@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.replicas import Bad, StoredBlock
 from filefly.meta.identity import OF_ANOTHER_CATALOG, right_catalog
+from filefly.units import counted
 from filefly.wire.administration import Finding
 from filefly.wire.blocks import BlockSum
 
@@ -40,7 +41,8 @@ def findings_of(
         return [_lost(block, bad)]
     found = [_bad(block, row, why, suspended) for row, why in bad.items()]
     if kept < block.wanted:
-        sentence = f"block {block.id} of {block.name} is on {_servers(kept)}, and should be on {block.wanted}"
+        places = counted(kept, "data server")
+        sentence = f"block {block.id} of {block.name} is on {places}, and should be on {block.wanted}"
         found.append(Finding("under_replicated", sentence, _REPAIR, block.name, block.id))
     return found
 
@@ -57,10 +59,6 @@ def _lost(block: StoredBlock, bad: Mapping[DataServerRow, Bad]) -> Finding:
     name = shlex.quote(block.name)
     mend = f"filefly-client upload --name {name} FILE, or filefly-client rm {'-- ' * name.startswith('-')}{name}"
     return Finding("lost", sentence, mend, block.name, block.id)
-
-
-def _servers(count: int) -> str:
-    return "1 data server" if count == 1 else f"{count} data servers"
 
 
 def unreachable(row: DataServerRow, error: str, refused: bool) -> Finding:

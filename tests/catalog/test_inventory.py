@@ -172,7 +172,7 @@ def test_a_data_server_that_is_needed_is_not_removed(three: Database) -> None:
     with pytest.raises(Conflict) as caught:
         seen(three, check_removable, "a:1", False)
     assert (
-        "a:1 still has 2 blocks and 1 open plans: drain it first (filefly-client drain a:1), "
+        "a:1 still has 2 blocks and 1 open plan: drain it first (filefly-client drain a:1), "
         "or give its blocks up (--lost)"
     ) == str(caught.value)
 

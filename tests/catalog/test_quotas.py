@@ -122,7 +122,7 @@ def test_open_plans_are_reserved(catalog: Database) -> None:
     first = plan(catalog, "d/b", 10)
     sentence = "the quota of files below 'd/' is 20 bytes: 5 are used and 10 planned, and this takes 6 more"
     assert sentence == refused(plan, catalog, "d/c", 6)
-    sentence = "the quota of files below 'd/' is 2 files: 1 are used and 1 planned, and this takes 1 more"
+    sentence = "the quota of files below 'd/' is 2 files: 1 is used and 1 planned, and this takes 1 more"
     assert sentence == refused(plan, catalog, "d/c", 1)
     done(catalog, end_open_plan, first.generation, DUE)
     plan(catalog, "d/c", 15)
@@ -244,7 +244,7 @@ def test_renaming_into_a_full_prefix_is_refused(catalog: Database) -> None:
     limit(catalog, max_files=1)
     store(catalog, "d/a", 10)
     store(catalog, "e", 10)
-    sentence = "the quota of files below 'd/' is 1 files: 1 are used, and this takes 1 more"
+    sentence = "the quota of files below 'd/' is 1 file: 1 is used, and this takes 1 more"
     assert sentence == refused(done, catalog, rename_file, "e", "d/b", DUE)
     done(catalog, rename_file, "d/a", "d/b", DUE)
     done(catalog, rename_file, "e", "d/b", DUE)

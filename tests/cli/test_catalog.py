@@ -164,6 +164,18 @@ async def test_rm_r_of_nothing_deletes_nothing(reactor: Any, tmp_path: Path, nam
 
 
 @on_reactor
+async def test_one_is_not_told_like_several(reactor: Any, tmp_path: Path) -> None:
+    """A file, a byte, a server."""
+    async with with_files(reactor, tmp_path, "f/a", "g/a") as shell:
+        assert "filefly-client: deleted 1 file\n" == (await shell.run("rm", "-r", "f")).stderr
+        done = await shell.run("download", "-r", "g", "-o", "copy")
+        assert "filefly-client: downloaded 1 file, 10 B, to copy" == done.stderr.splitlines()[-1]
+        await shell.cluster.client().upload("x", b"x")
+        assert "1 B (1 byte)" in await shell.out("stat", "x")
+        assert "1 of 1 server did not answer" in (await shell.run("ping", "localhost:1")).stderr
+
+
+@on_reactor
 async def test_rm_goes_on_behind_a_name_that_is_missing(reactor: Any, tmp_path: Path) -> None:
     """It says each failure, and the exit status is 1; with -r too."""
     async with with_files(reactor, tmp_path, "a", "b", "c", "f/a", "g/b") as shell:

@@ -144,7 +144,7 @@ async def test_what_is_needed_is_removed_only_as_lost(reactor: Any, tmp_path: An
     """And only by who says so twice."""
     async with with_files(reactor, tmp_path, "a") as shell:
         [address] = {node.address for node in shell.cluster.data if "a-0" in node.block_ids()}
-        said = f"{address} still has 1 blocks and 0 open plans: drain it first (filefly-client drain {address})"
+        said = f"{address} still has 1 block and 0 open plans: drain it first (filefly-client drain {address})"
         assert (await shell.refusal("servers", "remove", address)).startswith(said)
         done = await shell.run("servers", "remove", address, "--lost")
         assert 2 == done.returncode

@@ -78,7 +78,7 @@ async def test_a_folder_is_uploaded_once(reactor: Any, tmp_path: Path) -> None:
         assert "filefly-client: uploaded 2 files, 3 B; 0 were there already" == first.stderr.splitlines()[-1]
         (tmp_path / "f" / "a").write_bytes(b"aa")
         second = await shell.run("upload", "-r", "f")
-        assert "filefly-client: uploaded 1 files, 2 B; 1 were there already" == second.stderr.splitlines()[-1]
+        assert "filefly-client: uploaded 1 file, 2 B; 1 was there already" == second.stderr.splitlines()[-1]
 
 
 @on_reactor

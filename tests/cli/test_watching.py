@@ -7,7 +7,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 from twisted.internet.task import Clock
 
-from filefly.cli.watching import LINE_SECONDS, Bar, Lines, Watch, counted, watching
+from filefly.cli.watching import LINE_SECONDS, Bar, Lines, Watch, watching
 
 
 class Terminal(io.StringIO):
@@ -94,9 +94,3 @@ def test_a_bar_makes_way(capsys: pytest.CaptureFixture[str]) -> None:
             raise KeyError
         assert live.is_started
     assert "filefly-client: look\n" == capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "shown"), [(0, "0 blocks"), (1, "1 block"), (1234, "1,234 blocks")])
-def test_things_are_counted(number: int, shown: str) -> None:
-    """As a person does."""
-    assert shown == counted(number, "block")

@@ -147,7 +147,7 @@ async def test_an_open_plan_keeps_a_server_from_being_removed(reactor: Any, tmp_
         await live.ask(Drain(live.address(2)))
         await live.heal()
         assert DrainProgress(0, 1, False) == await live.ask(Drain(live.address(2)))
-        with pytest.raises(Conflict, match="has 0 blocks and 1 open plans: drain it first"):
+        with pytest.raises(Conflict, match="has 0 blocks and 1 open plan: drain it first"):
             await live.ask(RemoveDataServer(live.address(2)))
 
 

@@ -482,7 +482,7 @@ def test_a_changed_file_of_a_folder_is_sent_again(cluster: Processes, album: Pat
     cluster.client("upload", "-r", "-q", album)
     os.utime(album / "one")
     said = cluster.client("upload", "-r", album).stderr.decode().splitlines()
-    assert "filefly-client: uploaded 1 files, 19 B; 2 were there already" == said[-1]
+    assert "filefly-client: uploaded 1 file, 19 B; 2 were there already" == said[-1]
 
 
 def test_a_folder_without_r_is_refused(cluster: Processes, album: Path) -> None:
