@@ -13,10 +13,6 @@ Chunks = Sequence[bytes | memoryview]
 MOST_CHUNKS = 1024
 """As many as the system writes at once (IOV_MAX)."""
 
-_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB}
-_UNITS |= {"K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
-_SIZE = re.compile(r"(\d{1,16})\s*([A-Za-z]*)")
-
 
 def write_all(write: Callable[[Sequence[memoryview], int], int], chunks: Chunks) -> None:
     """Have all of `chunks` written by `write(pieces, offset)`, which returns how much it wrote and may write less.
@@ -33,6 +29,11 @@ def write_all(write: Callable[[Sequence[memoryview], int], int], chunks: Chunks)
             first += 1
         if written:
             pending[first] = pending[first][written:]
+
+
+_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB}
+_UNITS |= {"K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_SIZE = re.compile(r"(\d{1,16})\s*([A-Za-z]*)")
 
 
 def parse_size(text: str) -> int:
