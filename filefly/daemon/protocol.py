@@ -37,6 +37,9 @@ from filefly.wire.security import Auth, Prove
 _MOST_IN_A_ROW = 64
 """Requests of one connection that are answered before others have a turn, if none has to wait for anything."""
 
+_MAPPED = "::ffff:"
+"""With it an IPv4 peer of a socket that takes both is told; everybody knows it without."""
+
 _HTTP = re.compile(rb"[\w-]+ \S+ HTTP/\d\.\d\s*")
 
 _OF_LARGE_REPLIES = (ListFiles, ListBlocks, RetrieveBlocks)
@@ -271,7 +274,7 @@ class ServerFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Conversation:
         """Make the server's end of a new connection."""
-        host = getattr(addr, "host", "this machine")  # a Unix socket's has none
+        host = getattr(addr, "host", "this machine").removeprefix(_MAPPED)  # a Unix socket's has none
         try:
             self.limits.check(host)
         except Busy as error:

@@ -1,11 +1,12 @@
 """A daemon's life: start what it needs after twistd has forked, listen, and stop in order."""
 
+import os
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -67,7 +68,7 @@ class DaemonService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         host = port.getHost()
-        address = str(HostPort(host.host, host.port)) if isinstance(host, IPv4Address | IPv6Address) else host
+        address = _spelled(host)
         on_network = isinstance(host, IPv4Address | IPv6Address) and not ip_address(host.host).is_loopback
         if self.warns_if_open and on_network:
             self.log.warn(
@@ -106,6 +107,15 @@ class DaemonService(Service):
         await DeferredList(list(conversations.values()))
         if deadline.active():
             deadline.cancel()
+
+
+def _spelled(address: Any) -> str:
+    """Return an address as one would write it."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return str(HostPort(address.host, address.port))
+    if isinstance(address, UNIXAddress) and address.name is not None:
+        return f"unix:{os.fsdecode(address.name)}"
+    return str(address)
 
 
 def _abort_all(conversations: Sequence[ServerProtocol]) -> None:

@@ -159,7 +159,8 @@ class Rights(SecretGuard):
         if needed is None:
             raise Forbidden(f"{command} is for daemons of the cluster alone")
         if not token.role.includes(needed):
-            raise Forbidden(f"{command} takes a token of the role {needed}; this one has the role {token.role}")
+            higher = "" if needed is Role.ADMIN else " or a higher one"
+            raise Forbidden(f"{command} takes a token of the role {needed}{higher}; this one has the role {token.role}")
         if needed is Role.ADMIN and token.prefix:
             raise Forbidden(f"{command} takes a token without a prefix")
 

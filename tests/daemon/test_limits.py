@@ -94,6 +94,12 @@ def test_one_customer_does_not_get_all_connections_by_ipv6(factory: ServerFactor
     assert (0, {}) == (factory.limits._total, factory.limits._open)
 
 
+def test_who_comes_by_ipv4_is_told_by_that_address(factory: ServerFactory) -> None:
+    """Also where the server listens on all interfaces, and hears of it as an IPv6 address."""
+    peers = [connect(factory, "::ffff:10.0.0.9") for _ in range(3)]
+    assert b'"10.0.0.9 has its limit of 2 connections' in answer_to_ping(peers[2])
+
+
 def test_connections_over_a_unix_socket_share_one_address(factory: ServerFactory) -> None:
     """They all come from this machine."""
     peers = [Peer(factory.buildProtocol(UNIXAddress(None))) for _ in range(3)]

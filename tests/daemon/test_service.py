@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +236,17 @@ async def test_who_asks_for_certificates_warns_of_nothing(reactor: Any) -> None:
         service.startService()
     await service.stopService()
     assert 0 == warnings(events)
+
+
+@on_reactor
+async def test_a_unix_socket_is_told_as_one_would_write_it(reactor: Any, tmp_path: Path) -> None:
+    """As --addr takes it."""
+    endpoint = listening_endpoint(reactor, f"unix:{tmp_path}/s")
+    service = DaemonService(reactor, "filefly-test", endpoint, ServerFactory(reactor, SlowVerbs()), [])
+    with capturedLogs() as events:
+        service.startService()
+    await service.stopService()
+    assert f"filefly-test is listening on unix:{tmp_path}/s" in [formatEvent(event) for event in events]
 
 
 @on_reactor

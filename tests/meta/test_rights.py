@@ -162,7 +162,7 @@ def test_a_role_allows_its_commands_and_no_others(door: Door, role: str) -> None
 
 def test_who_lacks_a_role_hears_which(door: Door) -> None:
     """And which one there is."""
-    assert "delete_file takes a token of the role write; this one has the role append" == sentence(
+    assert "delete_file takes a token of the role write or a higher one; this one has the role append" == sentence(
         door.holder("append"), asked("delete_file")
     )
 
