@@ -201,6 +201,7 @@ def test_ctrl_c_says_how_to_go_on_with_a_download(cluster: Processes, tmp_path: 
     done = shell(cluster, command)
     assert 0 == done.returncode
     assert bytes(10 * MIB) == (tmp_path / "2").read_bytes()
+    cluster.client("rm", "-q", "-r", "several")
 
 
 def test_ctrl_c_keeps_what_a_download_was_to_replace(cluster: Processes, tmp_path: Path) -> None:
