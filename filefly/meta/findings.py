@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from filefly.catalog.inventory import DataServerRow
 from filefly.catalog.replicas import Bad, StoredBlock
-from filefly.meta.identity import OF_ANOTHER_CATALOG, right_catalog
+from filefly.meta.identity import OF_ANOTHER_CATALOG, TO_ACCEPT, right_catalog
 from filefly.units import counted
 from filefly.wire.administration import Finding
 from filefly.wire.blocks import BlockSum
@@ -70,7 +70,8 @@ def unreachable(row: DataServerRow, error: str, refused: bool) -> Finding:
     elif refused and error.startswith(OF_ANOTHER_CATALOG):
         error, mend = OF_ANOTHER_CATALOG, right_catalog(name)
     elif refused:
-        mend = f"filefly-client servers accept {name}"
+        error, _, accept = error.partition(TO_ACCEPT)
+        mend = accept or "see to that, and restart the data server"
     else:
         mend = f"start the data server; if it has moved, filefly-client servers add HOST:PORT; {remove}"
     return Finding("unreachable", f"data server {name} cannot be asked: {error}", mend, data_server=name)

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from filefly.catalog.inventory import DataServerRow
 
 OF_ANOTHER_CATALOG = "holds a storage of another catalog (is --catalog the right file?)"
+TO_ACCEPT = "; to take it as it is: "
 
 
 @frozen
@@ -84,4 +85,4 @@ def right_catalog(address: str | None) -> str:
 
 
 def _refusal(row: DataServerRow, why: str) -> str:
-    return f"{why}; to take it as it is: filefly-client servers accept {row.address}"
+    return f"{why}{TO_ACCEPT}filefly-client servers accept {row.address}"
