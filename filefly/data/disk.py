@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from filefly.errors import DiskFull, FileFlyError, Internal, Unavailable
 from filefly.units import Chunks, write_all
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
 
 class Disk:
     """The real disk: blocking calls on paths and file descriptors; all raise OSError."""
@@ -17,9 +20,12 @@ class Disk:
 
         Its folder must not be a symbolic link.
         """
-        with _folder_of(path) as folder:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            return os.open(os.path.basename(path), flags, 0o640, dir_fd=folder)
+        folder, _slash, name = path.rpartition(b"/")
+        descriptor = os.open(folder, _FOLDER)
+        try:
+            return os.open(name, _NEW_FILE, 0o640, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
 
     def open(self, path: bytes) -> int:
         """Return a descriptor for reading the file `path`; does not follow a symbolic link."""
@@ -62,8 +68,12 @@ class Disk:
 
     def link(self, source: bytes, target: bytes) -> None:
         """Give the file `source` a second name, which must not exist, and whose folder must not be a symbolic link."""
-        with _folder_of(target) as folder:
-            os.link(source, os.path.basename(target), dst_dir_fd=folder, follow_symlinks=False)
+        folder, _slash, name = target.rpartition(b"/")
+        descriptor = os.open(folder, _FOLDER)
+        try:
+            os.link(source, name, dst_dir_fd=descriptor, follow_symlinks=False)
+        finally:
+            os.close(descriptor)
 
     def mkdir(self, path: bytes) -> None:
         """Create the directory `path`, which must not exist."""
@@ -94,16 +104,6 @@ class Disk:
         """Return the bytes that may still be written to the file system of `path`, and those that it has in all."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-
-
-@contextmanager
-def _folder_of(path: bytes) -> Iterator[int]:
-    """Lend a descriptor of the folder that `path` is in."""
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
