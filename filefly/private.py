@@ -5,6 +5,7 @@ Knows not what is in them.
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 FileSignature = tuple[int, ...] | None
@@ -41,6 +42,18 @@ def write_new(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result |
             os.fsync(descriptor)
     except OSError:
         path.unlink()
+        raise
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> None:
+    """Put other bytes into a file at once: it is the old one or the new one. See write_new; raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        write_new(temporary, data, mode, like)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 

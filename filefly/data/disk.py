@@ -2,11 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from filefly.errors import DiskFull, FileFlyError, Internal, Unavailable
 from filefly.units import Chunks, write_all
+
+T = TypeVar("T")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -20,12 +23,7 @@ class Disk:
 
         Its folder must not be a symbolic link.
         """
-        folder, _slash, name = path.rpartition(b"/")
-        descriptor = os.open(folder, _FOLDER)
-        try:
-            return os.open(name, _NEW_FILE, 0o640, dir_fd=descriptor)
-        finally:
-            os.close(descriptor)
+        return _in_folder_of(path, lambda name, folder: os.open(name, _NEW_FILE, 0o640, dir_fd=folder))
 
     def open(self, path: bytes) -> int:
         """Return a descriptor for reading the file `path`; does not follow a symbolic link."""
@@ -68,12 +66,7 @@ class Disk:
 
     def link(self, source: bytes, target: bytes) -> None:
         """Give the file `source` a second name, which must not exist, and whose folder must not be a symbolic link."""
-        folder, _slash, name = target.rpartition(b"/")
-        descriptor = os.open(folder, _FOLDER)
-        try:
-            os.link(source, name, dst_dir_fd=descriptor, follow_symlinks=False)
-        finally:
-            os.close(descriptor)
+        _in_folder_of(target, lambda name, folder: os.link(source, name, dst_dir_fd=folder, follow_symlinks=False))
 
     def mkdir(self, path: bytes) -> None:
         """Create the directory `path`, which must not exist."""
@@ -104,6 +97,16 @@ class Disk:
         """Return the bytes that may still be written to the file system of `path`, and those that it has in all."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _in_folder_of(path: bytes, make: Callable[[bytes, int], T]) -> T:
+    """Return what `make` returns, which gets the name of `path` and a descriptor of its folder, no link followed."""
+    folder, _slash, name = path.rpartition(b"/")
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        return make(name, descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

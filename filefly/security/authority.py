@@ -13,7 +13,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import permutations
 from pathlib import Path
@@ -26,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from filefly.private import write_new
+from filefly.private import replace, write_new
 from filefly.wire.tls.certificates import read_certificates, read_key
 from filefly.wire.tls.files import TlsUnusable
 
@@ -216,11 +215,7 @@ def _write_both(certificate_file: Path, certificate: x509.Certificate, key_file:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
-    _write_new(temporary, data, 0o644)
     try:
-        os.replace(temporary, file)
+        replace(file, data, 0o644)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise TlsUnusable(f"cannot write {file}: {error.strerror}") from None

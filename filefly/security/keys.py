@@ -10,14 +10,13 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from attrs import define, field, frozen
 
 from filefly.errors import FileFlyError
-from filefly.private import why_not_private, write_new
+from filefly.private import replace, why_not_private, write_new
 
 KEY_BYTES = 32
 MOST_KEYS = 2
@@ -87,7 +86,7 @@ def create_secret(path: Path) -> Keyring:
     """Make a secret with one new key, in a new file that only its owner can read; raises SecretUnusable."""
     keyring = Keyring([new_key()])
     try:
-        _write(path, keyring)
+        write_new(path, _bytes_of(keyring))
         _sync_folder(path)
     except FileExistsError:
         raise SecretUnusable(f"{path} exists; to change its key use: filefly-client secret rotate {path}") from None
@@ -119,24 +118,16 @@ def _replace(path: Path, keyring: Keyring) -> Keyring:
     """Put other keys into the file, durably and at once; it stays whose it is. A link stays, and leads to them."""
     try:
         target = path.resolve(strict=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-        try:
-            _write(temporary, keyring, target.stat())
-            os.replace(temporary, target)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        replace(target, _bytes_of(keyring), like=target.stat())
         _sync_folder(target)
     except OSError as error:
         raise SecretUnusable(f"cannot write {path}: {error.strerror}") from None
     return keyring
 
 
-def _write(path: Path, keyring: Keyring, like: os.stat_result | None = None) -> None:
-    """Write a new file; see filefly.private.write_new."""
+def _bytes_of(keyring: Keyring) -> bytes:
     lines = [f"{key.id} {base64.urlsafe_b64encode(key.secret).decode()}\n" for key in keyring.keys]
-    write_new(path, (_HEADING + "".join(lines)).encode("ascii"), like=like)
+    return (_HEADING + "".join(lines)).encode("ascii")
 
 
 def _sync_folder(path: Path) -> None:

@@ -65,6 +65,15 @@ def shell(cluster: Processes, script: str) -> subprocess.CompletedProcess[bytes]
     )
 
 
+def go_on(cluster: Processes, status: int, said: str, words: str) -> bytes:
+    """Run the command that one was told when another was interrupted, to its good end; return what it says."""
+    command = f"filefly-client --metadata-addr {cluster.meta.address} {words}"
+    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
+    done = shell(cluster, command)
+    assert 0 == done.returncode
+    return done.stderr
+
+
 def sparse(path: Path, size: int = BIG_SIZE) -> Path:
     """Make a file of zeros that takes no room."""
     path.touch()
@@ -174,11 +183,8 @@ def test_ctrl_c_says_how_to_go_on_with_an_upload(cluster: Processes, tmp_path: P
     path = sparse(tmp_path / "going on", 32 * MIB)
     with paused(cluster, 2):
         status, said = interrupted(cluster, "upload", path, "--name", "went on")
-    command = f"filefly-client --metadata-addr {cluster.meta.address} upload --resume '{path}' --name 'went on'"
-    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
-    done = shell(cluster, command)
-    assert 0 == done.returncode
-    assert re.match(rb"went on: \d+\.0 MiB were there already\n", done.stderr)
+    said_then = go_on(cluster, status, said, f"upload --resume '{path}' --name 'went on'")
+    assert re.match(rb"went on: \d+\.0 MiB were there already\n", said_then)
     assert "went on" in cluster.names()
 
 
@@ -187,19 +193,13 @@ def test_ctrl_c_says_how_to_go_on_with_a_download(cluster: Processes, tmp_path: 
     copy = tmp_path / "copy"
     with paused(cluster, 2):
         status, said = interrupted(cluster, "download", "medium", "--resume", "-o", copy)
-    command = f"filefly-client --metadata-addr {cluster.meta.address} download medium --resume -o {copy}"
-    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
-    done = shell(cluster, command)
-    assert 0 == done.returncode
-    assert re.match(rb"medium: \d\.0 MiB were there already\n", done.stderr)
+    said_then = go_on(cluster, status, said, f"download medium --resume -o {copy}")
+    assert re.match(rb"medium: \d\.0 MiB were there already\n", said_then)
     for name, size in (("several/1", 1), ("several/2", 10 * MIB)):
         cluster.client("upload", "-q", "-", "--name", name, stdin=bytes(size))
     with paused(cluster, 2):
         status, said = interrupted(cluster, "download", "-r", "several", "-o", tmp_path)
-    command = f"filefly-client --metadata-addr {cluster.meta.address} download --resume -r several -o {tmp_path}"
-    assert (130, f"filefly-client: interrupted; to go on where it was: {command}") == (status, said.splitlines()[-1])
-    done = shell(cluster, command)
-    assert 0 == done.returncode
+    go_on(cluster, status, said, f"download --resume -r several -o {tmp_path}")
     assert bytes(10 * MIB) == (tmp_path / "2").read_bytes()
     cluster.client("rm", "-q", "-r", "several")
 
